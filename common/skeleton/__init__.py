@@ -1,0 +1,1 @@
+"""The KV skeleton: what is kept of a prompt, and how it travels."""

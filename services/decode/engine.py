@@ -1,0 +1,121 @@
+"""One decode step: a batched forward of all running sequences, and a token for each."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.errors import ContextLengthError, InvalidRequestError
+from common.model.decoder import DecoderModel
+from common.skeleton.selection import Selection
+from services.decode.attention import PooledAttention
+from services.decode.pool import BLOCK_TOKENS, KVPool, SequenceKV
+from services.decode.sampling import Sampling, choose_tokens
+
+_RESERVED_NEW_TOKENS = 128
+"""Room for an answer's first tokens is reserved with the skeleton, so that most answers stay in one run of
+blocks; longer ones take blocks as they grow."""
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """A request in decode.
+
+    Attributes:
+        prompt_tokens: N; the answer's i-th token is at position N + i, whatever the cache's length.
+        kv: its block tables.
+        sampling: how its tokens are chosen.
+        hidden_state: the prompt's last token after the last layer, [D]; until the first token is chosen.
+        num_generated: tokens chosen so far.
+        last_token: the newest of them, not yet in the cache.
+    """
+
+    prompt_tokens: int
+    kv: SequenceKV
+    sampling: Sampling
+    hidden_state: Tensor | None = None
+    num_generated: int = 0
+    last_token: int = -1
+
+
+class DecodeEngine:
+    """Runs steps on one model and its KV memory."""
+
+    def __init__(self, model: DecoderModel, pool: KVPool) -> None:
+        self.model = model
+        self.pool = pool
+
+    def check(self, token_ids: list[int], selection: Selection, sampling: Sampling) -> None:
+        """Raise for a request that this worker could never finish."""
+        spec, num_tokens = self.model.spec, len(token_ids)
+        if not token_ids:
+            raise InvalidRequestError("the prompt is empty", param="prompt")
+        if num_tokens + sampling.max_tokens > spec.max_tokens:
+            raise ContextLengthError(
+                f"{num_tokens} prompt tokens and max_tokens {sampling.max_tokens} exceed the model's length "
+                f"of {spec.max_tokens}"
+            )
+        needed = self.pool.blocks_needed(
+            [kept + sampling.max_tokens for kept in self.max_kept_tokens(num_tokens, selection)]
+        )
+        if needed > self.pool.allocator.num_blocks:
+            raise InvalidRequestError(
+                f"the request needs KV memory for {needed} blocks of {BLOCK_TOKENS} tokens, this worker has "
+                f"{self.pool.allocator.num_blocks}; lower kv_retention or max_tokens"
+            )
+
+    def max_kept_tokens(self, prompt_tokens: int, selection: Selection) -> list[int]:
+        """Return the most that each layer's skeleton can hold, known before the prompt runs."""
+        budget = selection.kv_budget(prompt_tokens)
+        return [budget if window is None else min(prompt_tokens, window) for window in self.model.spec.windows]
+
+    def tokens_to_reserve(self, prompt_tokens: int, selection: Selection, sampling: Sampling) -> list[int]:
+        """Return the slots to set aside in each layer before a prefill worker is asked."""
+        ahead = min(sampling.max_tokens, _RESERVED_NEW_TOKENS)
+        return [kept + ahead for kept in self.max_kept_tokens(prompt_tokens, selection)]
+
+    @torch.inference_mode()
+    def step(self, batch: list[Sequence]) -> list[int]:
+        """Choose the next token of each sequence. Those past their first token have had a slot appended."""
+        running = [sequence for sequence in batch if sequence.hidden_state is None]
+        fresh = [sequence for sequence in batch if sequence.hidden_state is not None]
+        hidden = [self._forward(running)] if running else []
+        hidden += [s.hidden_state[None] for s in fresh if s.hidden_state is not None]
+        logits = self.model.logits(torch.cat(hidden))
+        order = running + fresh
+        tokens = choose_tokens(logits, [s.sampling for s in order], [s.num_generated for s in order])
+        for sequence, token in zip(order, tokens, strict=True):
+            sequence.last_token, sequence.hidden_state = token, None
+            sequence.num_generated += 1
+        return [sequence.last_token for sequence in batch]
+
+    def _forward(self, running: list[Sequence]) -> Tensor:
+        """Run every sequence's newest token through all layers; return hidden states [B, D]."""
+        device = self.model.device
+        token_ids = torch.tensor([[s.last_token] for s in running], device=device)  # [B, 1]
+        positions = torch.tensor([[_position(s)] for s in running], device=device)  # [B, 1]
+        hidden, rotary = self.model.embed(token_ids), self.model.rotary(positions)
+        attention = PooledAttention(self.pool, [s.kv for s in running])
+        for layer in range(self.model.spec.num_layers):
+            hidden = self.model.layer(layer, hidden, rotary, positions, attention)
+        return hidden[:, 0]
+
+    def append_slot(self, sequence: Sequence) -> None:
+        """Give the sequence's newest token its place in the cache."""
+        self.pool.append_slot(sequence.kv, _position(sequence))
+
+
+def _position(sequence: Sequence) -> int:
+    """Return the position of the sequence's newest token."""
+    return sequence.prompt_tokens + sequence.num_generated - 1
+
+
+def pool_blocks(model: DecoderModel, kv_memory_gib: float | None, free_ram_bytes: int) -> int:
+    """Return how many blocks the KV memory has: as set, else what the device can spare."""
+    if kv_memory_gib is not None:
+        num_bytes = int(kv_memory_gib * 2**30)
+    elif model.device.type == "cuda":
+        num_bytes = int(0.85 * torch.cuda.mem_get_info(model.device)[0])
+    else:
+        num_bytes = min(4 * 2**30, free_ram_bytes // 4)
+    return num_bytes // KVPool.block_bytes(model.spec)

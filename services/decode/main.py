@@ -1,0 +1,50 @@
+"""The decode worker's process."""
+
+import asyncio
+import logging
+
+import psutil
+import torch
+
+from common import rpc
+from common.errors import ModelLoadError
+from common.logging import configure
+from common.model import decoder
+from common.pb import decode_pb2_grpc
+from services.decode.engine import DecodeEngine, pool_blocks
+from services.decode.pool import BLOCK_TOKENS, KVPool
+from services.decode.prefill_client import PrefillClient
+from services.decode.scheduler import DecodeScheduler
+from services.decode.server import DecodeServer
+from services.decode.settings import DecodeSettings
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: DecodeSettings) -> None:
+    """Load the model and serve until a signal. Raises ModelLoadError if the model cannot be served."""
+    configure("decode", settings.log_level)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    model = decoder.load(settings.model, device=settings.device, dtype=settings.dtype)
+    num_blocks = pool_blocks(model, settings.kv_memory_gib, psutil.virtual_memory().available)
+    if num_blocks < model.spec.num_layers:
+        raise ModelLoadError(f"KV memory for {num_blocks} blocks is too little; raise kv_memory_gib")
+    logger.info("KV memory reserved", extra={"num_blocks": num_blocks, "block_tokens": BLOCK_TOKENS})
+    asyncio.run(_serve(settings, DecodeEngine(model, KVPool(model.spec, num_blocks, model.device))))
+
+
+async def _serve(settings: DecodeSettings, engine: DecodeEngine) -> None:
+    scheduler = DecodeScheduler(engine, max_running=settings.max_running, max_waiting=settings.max_waiting)
+    prefill = PrefillClient(engine.model.spec, engine.pool)
+    server = DecodeServer(engine, scheduler, prefill)
+    try:
+        await rpc.serve(
+            lambda grpc_server: decode_pb2_grpc.add_DecodeServicer_to_server(server, grpc_server),
+            scheduler.run(),
+            host=settings.host,
+            port=settings.port,
+            grace_seconds=settings.grace_seconds,
+        )
+    finally:
+        await prefill.close()

@@ -1,0 +1,179 @@
+"""KV memory: one pool of blocks for all layers of all sequences.
+
+Layers keep different numbers of tokens, so each has its own block table; a block belongs to one layer of one
+sequence at a time. Keys are stored rotated, [tokens, G, d]: the format in which they crossed the network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from common.model.decoder import ModelSpec
+from services.decode.blocks import BlockAllocator
+
+BLOCK_TOKENS = 16
+
+
+@dataclass(slots=True)
+class LayerTable:
+    """One layer's tokens of one sequence.
+
+    Attributes:
+        window: the layer's sliding window in tokens, None for full attention.
+        blocks: the pool's blocks, in order; slot i is in blocks[i // BLOCK_TOKENS].
+        first: slots before this one have slid out of the window.
+        length: slots in use.
+        positions: each slot's position, for a sliding window only.
+        contiguous: whether the blocks are one run.
+    """
+
+    window: int | None
+    blocks: list[int] = field(default_factory=list)
+    first: int = 0
+    length: int = 0
+    positions: list[int] = field(default_factory=list)
+    contiguous: bool = True
+
+    @property
+    def capacity(self) -> int:
+        """Slots that the blocks hold."""
+        return len(self.blocks) * BLOCK_TOKENS
+
+    def slots(self, start: int, end: int) -> list[int]:
+        """Return where in the pool the slots from `start` to `end` lie."""
+        return [self.blocks[i // BLOCK_TOKENS] * BLOCK_TOKENS + i % BLOCK_TOKENS for i in range(start, end)]
+
+
+class SequenceKV:
+    """The block tables of one sequence, a layer each."""
+
+    def __init__(self, windows: Sequence[int | None]) -> None:
+        self.tables = [LayerTable(window) for window in windows]
+
+    def rewind(self) -> None:
+        """Forget what was written, keep the blocks: another worker sends the skeleton again."""
+        for table in self.tables:
+            table.first, table.length, table.positions = 0, 0, []
+
+
+@dataclass(frozen=True, slots=True)
+class SwappedKV:
+    """A sequence's keys and values outside the pool, by layer, each [tokens, G, d] on the CPU."""
+
+    layers: list[tuple[Tensor, Tensor]]
+
+
+class KVPool:
+    """The memory of a decode worker. What it allocates it gets back through `free`."""
+
+    def __init__(self, spec: ModelSpec, num_blocks: int, device: torch.device) -> None:
+        self._spec = spec
+        self.allocator = BlockAllocator(num_blocks)
+        shape = (num_blocks * BLOCK_TOKENS, spec.num_kv_heads, spec.head_dim)
+        self.keys = torch.empty(shape, dtype=spec.dtype, device=device)
+        self.values = torch.empty(shape, dtype=spec.dtype, device=device)
+
+    @staticmethod
+    def block_bytes(spec: ModelSpec) -> int:
+        """Return the size of one block, keys and values."""
+        return 2 * BLOCK_TOKENS * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
+
+    @staticmethod
+    def blocks_needed(tokens_per_layer: Sequence[int]) -> int:
+        """Return the blocks for so many tokens in each layer."""
+        return sum(_blocks(tokens) for tokens in tokens_per_layer)
+
+    def fits(self, tokens_per_layer: Sequence[int]) -> bool:
+        """Tell whether there is room now."""
+        return self.blocks_needed(tokens_per_layer) <= self.allocator.num_free
+
+    def allocate(self, tokens_per_layer: Sequence[int]) -> SequenceKV:
+        """Return block tables for a new sequence; the caller has asked `fits`."""
+        kv = SequenceKV(self._spec.windows)
+        for table, tokens in zip(kv.tables, tokens_per_layer, strict=True):
+            self._extend(table, _blocks(tokens))
+        return kv
+
+    def free(self, kv: SequenceKV) -> None:
+        """Take a sequence's blocks back; its tables are empty afterwards."""
+        for table in kv.tables:
+            self.allocator.free(table.blocks)
+            table.blocks, table.contiguous = [], True
+        kv.rewind()
+
+    def write(self, table: LayerTable, keys: Tensor, values: Tensor, positions: Sequence[int]) -> None:
+        """Append tokens, [tokens, G, d], to a layer that has room for them."""
+        start, end = table.length, table.length + keys.shape[0]
+        if end > table.capacity:
+            raise RuntimeError(f"{end} tokens written to a table for {table.capacity}")
+        slots = torch.tensor(table.slots(start, end), device=self.keys.device)
+        self.keys.index_copy_(0, slots, keys.to(self.keys))
+        self.values.index_copy_(0, slots, values.to(self.values))
+        table.length = end
+        table.positions.extend(positions)
+
+    def view(self, table: LayerTable) -> tuple[Tensor, Tensor]:
+        """Return a layer's live keys and values, [tokens, G, d]; a copy only if its blocks are scattered."""
+        if table.contiguous:
+            offset = table.blocks[0] * BLOCK_TOKENS
+            live = slice(offset + table.first, offset + table.length)
+            return self.keys[live], self.values[live]
+        slots = torch.tensor(table.slots(table.first, table.length), device=self.keys.device)
+        return self.keys[slots], self.values[slots]
+
+    def blocks_to_append(self, kv: SequenceKV) -> int:
+        """Return how many blocks the sequence needs for one more token in every layer."""
+        return sum(table.length == table.capacity for table in kv.tables)
+
+    def append_slot(self, kv: SequenceKV, position: int) -> None:
+        """Give every layer a slot for the token at `position`, and drop what slides out of its window."""
+        for table in kv.tables:
+            if table.window is not None:
+                self._slide(table, position)
+            if table.length == table.capacity:
+                self._extend(table, 1)
+            table.length += 1
+
+    def swap_out(self, kv: SequenceKV) -> SwappedKV:
+        """Move a sequence's live tokens out of the pool and free its blocks."""
+        layers = []
+        for table in kv.tables:
+            keys, values = self.view(table)
+            layers.append((keys.to("cpu", copy=True), values.to("cpu", copy=True)))
+            self.allocator.free(table.blocks)
+            table.positions = table.positions[table.first :]
+            table.blocks, table.contiguous, table.first, table.length = [], True, 0, 0
+        return SwappedKV(layers)
+
+    def swap_in(self, kv: SequenceKV, swapped: SwappedKV) -> None:
+        """Bring a sequence back; the caller has asked `fits` for its tokens."""
+        for table, (keys, values) in zip(kv.tables, swapped.layers, strict=True):
+            self._extend(table, _blocks(keys.shape[0] + 1))
+            positions, table.positions = table.positions, []
+            self.write(table, keys, values, positions)
+
+    def _extend(self, table: LayerTable, count: int) -> None:
+        last = table.blocks[-1] if table.blocks else None
+        table.blocks += self.allocator.allocate(count, after=last)
+        table.contiguous = all(behind == block + 1 for block, behind in pairwise(table.blocks))
+
+    def _slide(self, table: LayerTable, position: int) -> None:
+        """Drop what the query at `position` no longer sees, and record the position of its own slot."""
+        assert table.window is not None
+        table.positions.append(position)
+        while table.positions[table.first] <= position - table.window:
+            table.first += 1
+        dead = table.first // BLOCK_TOKENS
+        if dead:
+            self.allocator.free(table.blocks[:dead])
+            table.blocks = table.blocks[dead:]
+            table.positions = table.positions[dead * BLOCK_TOKENS :]
+            table.first -= dead * BLOCK_TOKENS
+            table.length -= dead * BLOCK_TOKENS
+
+
+def _blocks(tokens: int) -> int:
+    return -(-tokens // BLOCK_TOKENS)

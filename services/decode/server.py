@@ -1,0 +1,61 @@
+"""The Decode service: one request's way from its prompt to its last token."""
+
+import time
+from contextlib import aclosing
+
+import grpc
+
+from common.pb import decode_pb2, decode_pb2_grpc
+from common.rpc import error_boundary
+from common.skeleton.selection import Selection
+from services.decode.engine import DecodeEngine, Sequence
+from services.decode.prefill_client import PrefillClient
+from services.decode.sampling import Sampling
+from services.decode.scheduler import DecodeScheduler, Finish
+
+_FINISH = {
+    None: decode_pb2.FINISH_REASON_UNSPECIFIED,
+    Finish.STOP: decode_pb2.FINISH_REASON_STOP,
+    Finish.LENGTH: decode_pb2.FINISH_REASON_LENGTH,
+}
+
+Context = grpc.aio.ServicerContext[decode_pb2.GenerateRequest, decode_pb2.GenerateEvent]
+
+
+class DecodeServer(decode_pb2_grpc.DecodeServicer):
+    """Answers Generate calls of one model."""
+
+    def __init__(self, engine: DecodeEngine, scheduler: DecodeScheduler, prefill: PrefillClient) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._prefill = prefill
+
+    # A coroutine that writes, not a generator: a cancelled call then unwinds at once.
+    async def Generate(  # type: ignore[override]  # noqa: N802
+        self, request: decode_pb2.GenerateRequest, context: Context
+    ) -> None:
+        """Reserve memory, have the skeleton loaded into it, decode."""
+        async with error_boundary(context, request.request_id):
+            engine, num_tokens = self._engine, len(request.prompt_token_ids)
+            selection = Selection.from_pb(request.selection)
+            sampling = Sampling.from_pb(request.sampling)
+            engine.check(list(request.prompt_token_ids), selection, sampling)
+            arrived = time.monotonic()
+            async with self._scheduler.reserve(engine.tokens_to_reserve(num_tokens, selection, sampling)) as kv:
+                waited = time.monotonic() - arrived
+                max_kept_tokens = engine.max_kept_tokens(num_tokens, selection)
+                skeleton = await self._prefill.fetch(request, kv, max_kept_tokens, context.time_remaining())
+                skeleton.stats.queue_seconds += waited
+                sequence = Sequence(num_tokens, kv, sampling, skeleton.hidden_state)
+                await self._stream(sequence, skeleton.stats, context)
+
+    async def _stream(self, sequence: Sequence, stats: decode_pb2.SkeletonStats, context: Context) -> None:
+        skeleton: decode_pb2.SkeletonStats | None = stats
+        async with aclosing(self._scheduler.generate(sequence)) as tokens:
+            async for token in tokens:
+                await context.write(
+                    decode_pb2.GenerateEvent(
+                        token_ids=[token.token_id], finish_reason=_FINISH[token.finish], skeleton=skeleton
+                    )
+                )
+                skeleton = None

@@ -1,0 +1,18 @@
+"""Settings of a decode worker."""
+
+from pydantic import Field
+
+from common.settings import WorkerSettings
+
+
+class DecodeSettings(WorkerSettings):
+    """Read from `STRUCTKV_*`."""
+
+    kv_memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="KV memory; a quarter of the free RAM up to 4 GiB, or 85% of the free GPU memory, if unset",
+    )
+    max_running: int = Field(64, ge=1, description="sequences decoded together")
+    max_waiting: int = Field(1024, ge=0, description="requests waiting for KV memory; more are refused")
+    grace_seconds: float = Field(30.0, ge=0, description="time for running answers to end after SIGTERM")

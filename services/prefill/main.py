@@ -1,0 +1,35 @@
+"""The prefill worker's process."""
+
+import asyncio
+
+import torch
+
+from common import rpc
+from common.logging import configure
+from common.model import decoder
+from common.pb import prefill_pb2_grpc
+from services.prefill.engine import PrefillEngine
+from services.prefill.scheduler import PrefillScheduler
+from services.prefill.server import PrefillServer
+from services.prefill.settings import PrefillSettings
+
+
+def run(settings: PrefillSettings) -> None:
+    """Load the model and serve until a signal. Raises ModelLoadError if the model cannot be served."""
+    configure("prefill", settings.log_level)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    model = decoder.load(settings.model, device=settings.device, dtype=settings.dtype)
+    asyncio.run(_serve(settings, PrefillEngine(model, settings.structkv())))
+
+
+async def _serve(settings: PrefillSettings, engine: PrefillEngine) -> None:
+    scheduler = PrefillScheduler(engine, settings.max_queued_tokens)
+    server = PrefillServer(engine, scheduler)
+    await rpc.serve(
+        lambda grpc_server: prefill_pb2_grpc.add_PrefillServicer_to_server(server, grpc_server),
+        scheduler.run(),
+        host=settings.host,
+        port=settings.port,
+        grace_seconds=settings.grace_seconds,
+    )

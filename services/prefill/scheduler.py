@@ -1,0 +1,163 @@
+"""Shares one model among prompts, switching at layer boundaries.
+
+All bookkeeping happens on the event loop; only a layer's computation runs in the one compute thread. So there
+are no locks, and a prompt that is cancelled is gone after the layer that is running.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+
+from common.errors import OverloadedError
+from common.pb import prefill_pb2, skeleton_pb2
+from common.skeleton import wire
+from common.skeleton.selection import Selection
+from services.prefill.engine import KeptLayer, PrefillEngine, PromptEnd
+
+_OUTBOX_LAYERS = 2
+_MAX_PASSED_OVER = 16
+"""Layers that other prompts may run before the one that waits longest gets a turn."""
+
+Events = list[prefill_pb2.PrefillEvent]
+
+logger = logging.getLogger(__name__)
+
+
+class _Job:
+    """One prompt: its generator, what it produced, and how long it waited and ran."""
+
+    def __init__(self, engine: PrefillEngine, token_ids: list[int], selection: Selection) -> None:
+        self.num_tokens = len(token_ids)
+        self.outbox: asyncio.Queue[Events | Exception] = asyncio.Queue(_OUTBOX_LAYERS)
+        self.passed_over = 0
+        self.cancelled = False
+        self.finished = False
+        self._steps = engine.run(token_ids, selection)
+        self._layers_left = engine.model.spec.num_layers + 1
+        self._runnable_since = time.monotonic()
+        self._queue_seconds = 0.0
+        self._prefill_seconds = 0.0
+
+    @property
+    def work_left(self) -> int:
+        """Upper bound of the work left, in tokens times layers."""
+        return self.num_tokens * self._layers_left
+
+    def compute(self) -> Events:
+        """Run one layer and encode what it keeps; in the compute thread."""
+        started = time.monotonic()
+        self._queue_seconds += started - self._runnable_since
+        self._layers_left -= 1
+        output = next(self._steps)
+        if isinstance(output, KeptLayer):
+            chunks = wire.layer_chunks(output.layer, output.keys, output.values, output.positions)
+            events = [prefill_pb2.PrefillEvent(chunk=chunk) for chunk in chunks]
+            self._prefill_seconds += time.monotonic() - started
+            return events
+        self._prefill_seconds += time.monotonic() - started
+        return [prefill_pb2.PrefillEvent(result=self._result(output))]
+
+    def _result(self, end: PromptEnd) -> skeleton_pb2.PrefillResult:
+        self.finished = True
+        result = wire.prompt_end(end.hidden_state, end.pivot_layer)
+        result.queue_seconds = self._queue_seconds
+        result.prefill_seconds = self._prefill_seconds
+        return result
+
+    def ready_again(self) -> None:
+        """Start counting the wait for the next turn."""
+        self._runnable_since = time.monotonic()
+
+    def close(self) -> None:
+        """Drop the generator and with it the prompt's tensors."""
+        self._steps.close()
+
+
+class PrefillScheduler:
+    """Takes prompts in and runs their layers, the prompt with the least work left first."""
+
+    def __init__(self, engine: PrefillEngine, max_queued_tokens: int) -> None:
+        self._engine = engine
+        self._max_queued_tokens = max_queued_tokens
+        self._jobs: list[_Job] = []
+        self._running: _Job | None = None
+        self._changed = asyncio.Event()
+        self._compute = ThreadPoolExecutor(1, thread_name_prefix="prefill")
+
+    @property
+    def num_jobs(self) -> int:
+        """Prompts taken in and not yet done."""
+        return len(self._jobs)
+
+    async def stream(
+        self, token_ids: list[int], selection: Selection
+    ) -> AsyncGenerator[prefill_pb2.PrefillEvent, None]:
+        """Run a prompt and yield its layers as they are done. Closing the iterator cancels the prompt."""
+        queued = sum(job.num_tokens for job in self._jobs)
+        if self._jobs and queued + len(token_ids) > self._max_queued_tokens:
+            raise OverloadedError(f"{queued} prompt tokens are queued, at most {self._max_queued_tokens} fit")
+        job = _Job(self._engine, token_ids, selection)
+        self._jobs.append(job)
+        self._changed.set()
+        try:
+            while True:
+                events = await job.outbox.get()
+                self._changed.set()
+                if isinstance(events, Exception):
+                    raise events
+                for event in events:
+                    yield event
+                if events[-1].HasField("result"):
+                    return
+        finally:
+            self._withdraw(job)
+
+    async def run(self) -> None:
+        """Run layers as long as there are prompts; the worker's main loop."""
+        while True:
+            job = await self._next_job()
+            self._running = job
+            try:
+                output: Events | Exception = await asyncio.get_running_loop().run_in_executor(
+                    self._compute, job.compute
+                )
+            except Exception as error:  # handed to the prompt's own caller, who reports it
+                output, job.finished = error, True
+            self._running = None
+            self._deliver(job, output)
+
+    async def _next_job(self) -> _Job:
+        while True:
+            runnable = [job for job in self._jobs if not job.finished and not job.outbox.full()]
+            if runnable:
+                return self._choose(runnable)
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _choose(self, runnable: list[_Job]) -> _Job:
+        """Least work left first, so a short prompt waits for one layer; but nobody is passed over for ever."""
+        starved = max(runnable, key=lambda job: job.passed_over)
+        chosen = starved if starved.passed_over >= _MAX_PASSED_OVER else min(runnable, key=lambda job: job.work_left)
+        for job in runnable:
+            job.passed_over = 0 if job is chosen else job.passed_over + 1
+        return chosen
+
+    def _deliver(self, job: _Job, output: Events | Exception) -> None:
+        if job.cancelled:
+            self._discard(job)
+            return
+        job.outbox.put_nowait(output)
+        job.ready_again()
+
+    def _withdraw(self, job: _Job) -> None:
+        job.cancelled = True
+        if job is not self._running:  # else it is discarded as soon as its layer is done
+            self._discard(job)
+
+    def _discard(self, job: _Job) -> None:
+        if not job.finished:
+            logger.info("prompt cancelled", extra={"prompt_tokens": job.num_tokens})
+        job.close()
+        self._jobs.remove(job)

@@ -1,0 +1,93 @@
+"""Dynamic Pivot Detection: the layer where attention settles, `L* = argmax_l T_l + 1`.
+
+L* counts the layers that see the whole prompt.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LayerMetrics(NamedTuple):
+    """Shape of one layer's saliency, taken as a distribution over the scored tokens."""
+
+    entropy: float
+    sparsity: float
+    variance: float
+
+
+def layer_metrics(saliency: Tensor, struct_retention: float) -> LayerMetrics:
+    """Return `H_l`, `rho_l` and `V_l` of S [tokens].
+
+    `p = S / sum S`; `H = -sum p ln p` in nats; `rho` is the mass of the ceil(R_struct * tokens) largest p;
+    `V` is the population variance of p * tokens, whose mean is 1.
+    """
+    share = saliency / saliency.sum().clamp_min(1e-20)
+    entropy = torch.special.entr(share).sum()
+    top = math.ceil(struct_retention * share.shape[0])
+    sparsity = share.topk(top).values.sum()
+    variance = (share * share.shape[0]).var(correction=0)
+    return LayerMetrics(*torch.stack((entropy, sparsity, variance)).tolist())
+
+
+def transition_scores(metrics: list[LayerMetrics], weights: tuple[float, float, float]) -> list[float]:
+    """Return `T_l = w1 grad(-H_l) + w2 grad(rho_l) + w3 grad(V_l)` for the second and later of some layers.
+
+    A gradient is the difference to the layer before, min-max normalised over the layers given.
+    """
+    columns = torch.tensor([(-m.entropy, m.sparsity, m.variance) for m in metrics], dtype=torch.float64)
+    gradient = columns.diff(dim=0)
+    low, high = gradient.amin(dim=0), gradient.amax(dim=0)
+    normalised = (gradient - low) / (high - low).clamp_min(1e-20)
+    scores: list[float] = (normalised @ torch.tensor(weights, dtype=torch.float64)).tolist()
+    return scores
+
+
+class PivotDetector:
+    """Finds L* while the layers run: the largest T_l so far, believed after some layers without a larger one.
+
+    Only layers inside the band can be the pivot; at its end the largest is taken as it stands. With the pivot
+    known beforehand, nothing is detected.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        num_layers: int,
+        *,
+        weights: tuple[float, float, float],
+        band: tuple[float, float],
+        patience: int,
+        known: int | None,
+    ) -> None:
+        """Take the layers that will be observed, ascending: those with full attention."""
+        self._weights = weights
+        self._patience = patience
+        self._known = known
+        self._band = [layer for layer in layers if band[0] * num_layers <= layer < band[1] * num_layers]
+        before = [layer for layer in layers if self._band and layer < self._band[0]]
+        self._reference = before[-1] if before else None  # the first gradient's other end
+        self._metrics: list[LayerMetrics] = []
+
+    def watches(self, layer: int) -> bool:
+        """Tell whether the layer's metrics are wanted."""
+        return self._known is None and (layer in self._band or layer == self._reference)
+
+    def settled(self, layer: int, metrics: LayerMetrics | None) -> bool:
+        """Take the layer that just ran, with its metrics if watched; tell whether the sequence may shrink."""
+        if self._known is not None:
+            return layer + 1 >= self._known
+        if metrics is not None:
+            self._metrics.append(metrics)
+        if layer not in self._band:
+            return False
+        if layer == self._band[-1]:
+            return True
+        if len(self._metrics) < 2:
+            return False
+        scores = transition_scores(self._metrics, self._weights)
+        largest = max(range(len(scores)), key=scores.__getitem__)
+        return len(scores) - 1 - largest >= self._patience

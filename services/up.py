@@ -1,0 +1,145 @@
+"""`structkv up`: the whole system on this machine, each service a process of its own."""
+
+import asyncio
+import signal
+import socket
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from common.errors import ModelLoadError
+from common.model.source import resolve, served_name
+from common.rpc import is_serving, open_channel
+from services.supervisor import Service, StartError, Supervisor
+
+_LOOPBACK = "127.0.0.1"
+_PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start."""
+
+    model: str
+    host: str
+    port: int
+    num_prefill: int
+    num_decode: int
+    log_level: str
+
+
+def run(plan: Plan) -> int:
+    """Start everything, wait for Ctrl-C or SIGTERM, stop everything; return the exit code."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        asyncio.run(_run(plan, console))
+    except asyncio.CancelledError:
+        console.print("stopped", style="dim")
+    except (ModelLoadError, StartError) as error:
+        console.print(f"structkv: {error}", markup=False, style="bold red")
+        return 1
+    return 0
+
+
+async def _run(plan: Plan, console: Console) -> None:
+    _cancel_on_signal(console)
+    async with Supervisor(lambda line: console.print(line, style="dim", markup=False)) as supervisor:
+        with console.status(f"preparing {plan.model}"):
+            await asyncio.to_thread(resolve, plan.model, weights=True)
+        ports = _free_ports(plan.num_prefill + plan.num_decode)
+        targets = [f"{_LOOPBACK}:{port}" for port in ports]
+        prefill, decode = targets[: plan.num_prefill], targets[plan.num_prefill :]
+        workers = [_worker("prefill", number, target, plan) for number, target in enumerate(prefill, 1)]
+        workers += [_worker("decode", number, target, plan) for number, target in enumerate(decode, 1)]
+        with console.status(f"loading {plan.model} in {len(workers)} workers"):
+            await _start_all(supervisor, workers)
+        with console.status("starting the gateway"):
+            await supervisor.start(_gateway(plan, prefill, decode))
+        console.print(_welcome(plan), markup=False)
+        await asyncio.Event().wait()  # until a signal cancels us
+
+
+async def _start_all(supervisor: Supervisor, services: list[Service]) -> None:
+    """Start services side by side; raise the first StartError, with the other starts called off."""
+    try:
+        async with asyncio.TaskGroup() as starting:
+            for service in services:
+                starting.create_task(supervisor.start(service))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+def _cancel_on_signal(console: Console) -> None:
+    """Unwind from wherever we are at the first signal; further ones do not disturb the stopping."""
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    assert main is not None
+
+    def stop() -> None:
+        console.print("stopping", style="dim")
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, lambda: None)
+        main.cancel()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop)
+
+
+def _worker(kind: str, number: int, target: str, plan: Plan) -> Service:
+    host, port = target.split(":")
+
+    async def is_ready() -> bool:
+        async with open_channel(target) as channel:
+            return await is_serving(channel, _PROBE_SECONDS)
+
+    return Service(f"{kind} worker {number}", _command(kind, plan, host, port), is_ready)
+
+
+def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
+    command = _command("gateway", plan, plan.host, str(plan.port))
+    command += ["--prefill-workers", ",".join(prefill), "--decode-workers", ",".join(decode)]
+
+    async def is_ready() -> bool:
+        return await asyncio.to_thread(_answers, f"{_url(plan)}/ready")
+
+    return Service("gateway", command, is_ready)
+
+
+def _command(kind: str, plan: Plan, host: str, port: str) -> list[str]:
+    structkv = str(Path(sys.executable).with_name("structkv"))
+    flags = ["--model", plan.model, "--host", host, "--port", port, "--log-level", plan.log_level]
+    return [structkv, kind, *flags]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as response:  # noqa: S310  our own http address
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on: all held at once, so that no two are the same."""
+    sockets = [socket.create_server((_LOOPBACK, 0)) for _ in range(count)]
+    ports = [held.getsockname()[1] for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports
+
+
+def _url(plan: Plan) -> str:
+    host = _LOOPBACK if plan.host in {"0.0.0.0", "::"} else plan.host  # noqa: S104  not bound here
+    return f"http://{host}:{plan.port}"
+
+
+def _welcome(plan: Plan) -> str:
+    return f"""
+structkv is ready at {_url(plan)}/v1 with {served_name(plan.model)}. Try it:
+
+  curl {_url(plan)}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{served_name(plan.model)}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+Ctrl-C stops it."""

@@ -1,0 +1,132 @@
+"""Fixtures that several parts of the system are tested with."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from common.model.decoder import DecoderModel
+from common.pb import decode_pb2, decode_pb2_grpc, prefill_pb2_grpc
+from common.skeleton.selection import Selection
+from services.decode.engine import DecodeEngine
+from services.decode.pool import KVPool
+from services.decode.prefill_client import PrefillClient
+from services.decode.scheduler import DecodeScheduler
+from services.decode.server import DecodeServer
+from services.prefill.engine import PrefillEngine
+from services.prefill.scheduler import PrefillScheduler
+from services.prefill.server import PrefillServer
+from services.prefill.structkv.config import StructKVConfig
+from tests.families import tiny_model
+
+FULL = Selection(method="full")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[str], DecoderModel]:
+    """Return the driven tiny model of a family."""
+    models: dict[str, DecoderModel] = {}
+
+    def get(family: str) -> DecoderModel:
+        if family not in models:
+            models[family] = DecoderModel(tiny_model(family), f"tiny-{family}")
+        return models[family]
+
+    return get
+
+
+@dataclass
+class Workers:
+    """A decode and a prefill worker with their real servers, in this process."""
+
+    prefill_engine: PrefillEngine
+    prefill: PrefillScheduler
+    prefill_target: str
+    decode_engine: DecodeEngine
+    decode: DecodeScheduler
+    stub: "decode_pb2_grpc.DecodeAsyncStub"
+
+    def request(
+        self, prompt: list[int], max_tokens: int, selection: Selection = FULL, **sampling: object
+    ) -> decode_pb2.GenerateRequest:
+        """Return a greedy request unless told otherwise."""
+        options: dict[str, object] = {"top_p": 1.0, "max_tokens": max_tokens} | sampling
+        return decode_pb2.GenerateRequest(
+            request_id="test",
+            prompt_token_ids=prompt,
+            selection=selection.to_pb(),
+            sampling=decode_pb2.Sampling(**options),  # type: ignore[arg-type]
+            prefill_targets=[self.prefill_target],
+        )
+
+    async def generate(self, request: decode_pb2.GenerateRequest) -> list[decode_pb2.GenerateEvent]:
+        """Return all events of a request."""
+        return [event async for event in self.stub.Generate(request)]
+
+    async def tokens(self, request: decode_pb2.GenerateRequest) -> list[int]:
+        """Return the tokens of a request."""
+        return [token for event in await self.generate(request) for token in event.token_ids]
+
+    async def until_idle(self, timeout_seconds: float = 10) -> None:
+        """Wait until no block is used and no prompt runs; fail if that does not come."""
+        allocator = self.decode_engine.pool.allocator
+        async with asyncio.timeout(timeout_seconds):
+            while allocator.num_free < allocator.num_blocks or self.prefill.num_jobs:
+                await asyncio.sleep(0.01)
+
+
+StartWorkers = Callable[..., Awaitable[Workers]]
+
+
+@pytest.fixture
+async def start_workers() -> AsyncIterator[StartWorkers]:
+    """Return a function that starts a prefill and a decode worker for a model."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            model: DecoderModel,
+            *,
+            num_blocks: int = 4096,
+            max_running: int = 16,
+            config: StructKVConfig | None = None,
+        ) -> Workers:
+            prefill_engine = PrefillEngine(model, config or StructKVConfig())
+            prefill = PrefillScheduler(prefill_engine, max_queued_tokens=1_000_000)
+            prefill_server = PrefillServer(prefill_engine, prefill)
+            target = await stack.enter_async_context(
+                _serving(
+                    lambda server: prefill_pb2_grpc.add_PrefillServicer_to_server(prefill_server, server),
+                    prefill.run(),
+                )
+            )
+            engine = DecodeEngine(model, KVPool(model.spec, num_blocks, model.device))
+            decode = DecodeScheduler(engine, max_running=max_running, max_waiting=64)
+            client = PrefillClient(model.spec, engine.pool)
+            stack.push_async_callback(client.close)
+            decode_server = DecodeServer(engine, decode, client)
+            decode_target = await stack.enter_async_context(
+                _serving(
+                    lambda server: decode_pb2_grpc.add_DecodeServicer_to_server(decode_server, server), decode.run()
+                )
+            )
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(decode_target))
+            stub = decode_pb2_grpc.DecodeStub(channel)
+            return Workers(prefill_engine, prefill, target, engine, decode, stub)
+
+        yield start
+
+
+@asynccontextmanager
+async def _serving(register: Callable[[grpc.aio.Server], None], main_loop: Awaitable[None]) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    register(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    task = asyncio.ensure_future(main_loop)
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
