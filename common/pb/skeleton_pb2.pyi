@@ -84,7 +84,7 @@ class SkeletonHeader(_message.Message):
     num_kv_heads: _builtins.int
     head_dim: _builtins.int
     dtype: _builtins.str
-    """"float32", "bfloat16", "float16" """
+    """of keys and values: "float32", "bfloat16", "float16" """
     def __init__(
         self,
         *,
@@ -166,7 +166,7 @@ class PrefillResult(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     PREFILL_SECONDS_FIELD_NUMBER: _builtins.int
     hidden_state: _builtins.bytes
-    """[hidden_size] last token's hidden state, before the final norm"""
+    """[hidden_size] float32, the last token's, before the final norm"""
     checksum: _builtins.int
     """xxh3 of hidden_state"""
     pivot_layer: _builtins.int

@@ -1,7 +1,8 @@
 """A skeleton's messages: layers cut into checksummed chunks, and the reader that trusts none of them.
 
 Keys and values cross as they are stored, [tokens, G, d], so a chunk is written where it belongs without
-rearranging. Whatever a message claims is checked against what the receiver expects before it is used.
+rearranging. A prompt that is kept whole crosses exactly; a skeleton is an approximation already and crosses in
+bfloat16. Whatever a message claims is checked against what the receiver expects before it is used.
 """
 
 import struct
@@ -16,13 +17,19 @@ from torch import Tensor
 from common.errors import SkeletonError
 from common.model.decoder import ModelSpec
 from common.pb import skeleton_pb2
+from common.skeleton.selection import Selection
 
 VERSION = 1
 CHUNK_BYTES = 1 << 20
 """Keys and values in one message: large enough to be efficient, far from gRPC's limits."""
 
 
-def header(spec: ModelSpec, prompt_tokens: int) -> skeleton_pb2.SkeletonHeader:
+def wire_dtype(spec: ModelSpec, prompt_tokens: int, selection: Selection) -> torch.dtype:
+    """Return the precision in which a prompt's keys and values cross."""
+    return spec.dtype if selection.keeps_everything(prompt_tokens) else torch.bfloat16
+
+
+def header(spec: ModelSpec, prompt_tokens: int, dtype: torch.dtype) -> skeleton_pb2.SkeletonHeader:
     """Return the message that opens a skeleton."""
     return skeleton_pb2.SkeletonHeader(
         version=VERSION,
@@ -31,18 +38,18 @@ def header(spec: ModelSpec, prompt_tokens: int) -> skeleton_pb2.SkeletonHeader:
         num_layers=spec.num_layers,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        dtype=dtype_name(spec.dtype),
+        dtype=dtype_name(dtype),
     )
 
 
 def layer_chunks(
-    layer: int, keys: Tensor, values: Tensor, positions: Tensor | None
+    layer: int, keys: Tensor, values: Tensor, positions: Tensor | None, dtype: torch.dtype
 ) -> Iterator[skeleton_pb2.LayerChunk]:
     """Cut one layer's kept keys and values, each [kept, G, d], and its positions [kept] into messages."""
     num_tokens = keys.shape[0]
-    row_bytes = 2 * keys[0].numel() * keys.element_size()
+    row_bytes = 2 * keys[0].numel() * dtype.itemsize
     step = max(1, CHUNK_BYTES // row_bytes)
-    keys, values = keys.cpu(), values.cpu()
+    keys, values = keys.to(dtype).cpu(), values.to(dtype).cpu()
     for start in range(0, num_tokens, step):
         end = min(start + step, num_tokens)
         chunk = skeleton_pb2.LayerChunk(
@@ -60,7 +67,7 @@ def layer_chunks(
 
 def prompt_end(hidden_state: Tensor, pivot_layer: int | None) -> skeleton_pb2.PrefillResult:
     """Return the message that closes a skeleton, its times still unset."""
-    data = to_bytes(hidden_state.cpu())
+    data = to_bytes(hidden_state.float().cpu())
     return skeleton_pb2.PrefillResult(
         hidden_state=data, checksum=xxhash.xxh3_64_intdigest(data), pivot_layer=pivot_layer
     )
@@ -92,11 +99,11 @@ class SkeletonReader:
     def read_header(self, message: skeleton_pb2.SkeletonHeader) -> None:
         """Take the opening message."""
         spec = self._spec
-        expected = header(spec, self.prompt_tokens)
-        expected.dtype = message.dtype  # another precision of the same weights is welcome
+        dtype = dtype_from_name(message.dtype)  # any will do: the pool converts to its own
+        expected = header(spec, self.prompt_tokens, dtype)
         if message != expected:
             raise SkeletonError(f"skeleton header does not fit: got {message!r}, expected {expected!r}")
-        self._dtype = dtype_from_name(message.dtype)
+        self._dtype = dtype
 
     def read_chunk(self, message: skeleton_pb2.LayerChunk) -> Chunk:
         """Take the next part of the current layer, or the first of the next one."""
@@ -118,7 +125,7 @@ class SkeletonReader:
             raise SkeletonError(f"skeleton ended in layer {len(self.kept_tokens)} of {self._spec.num_layers}")
         if message.checksum != xxhash.xxh3_64_intdigest(message.hidden_state):
             raise SkeletonError("checksum of the hidden state differs")
-        return from_bytes(message.hidden_state, self._dtype, (self._spec.hidden_size,))
+        return from_bytes(message.hidden_state, torch.float32, (self._spec.hidden_size,))
 
     def _check_place(self, message: skeleton_pb2.LayerChunk) -> None:
         layer = len(self.kept_tokens)

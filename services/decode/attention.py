@@ -17,7 +17,7 @@ class PooledAttention:
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Store key and value [B, G, 1, d] in their slots and attend with query [B, H, 1, d]."""
         pool, tables = self._pool, [kv.tables[layer] for kv in self._batch]
-        slots = torch.tensor([t.slots(t.length - 1, t.length)[0] for t in tables], device=query.device)
+        slots = torch.tensor([table.slot(table.length - 1) for table in tables], device=query.device)
         pool.keys.index_copy_(0, slots, key[:, :, 0])
         pool.values.index_copy_(0, slots, value[:, :, 0])
 

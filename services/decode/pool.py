@@ -42,9 +42,14 @@ class LayerTable:
         """Slots that the blocks hold."""
         return len(self.blocks) * BLOCK_TOKENS
 
-    def slots(self, start: int, end: int) -> list[int]:
-        """Return where in the pool the slots from `start` to `end` lie."""
-        return [self.blocks[i // BLOCK_TOKENS] * BLOCK_TOKENS + i % BLOCK_TOKENS for i in range(start, end)]
+    def slot(self, index: int) -> int:
+        """Return where in the pool a slot lies."""
+        return self.blocks[index // BLOCK_TOKENS] * BLOCK_TOKENS + index % BLOCK_TOKENS
+
+    def slots(self, start: int, end: int) -> Tensor:
+        """Return where in the pool the slots from `start` to `end` lie, int64."""
+        offsets = torch.tensor(self.blocks)[:, None] * BLOCK_TOKENS + torch.arange(BLOCK_TOKENS)
+        return offsets.flatten()[start:end]
 
 
 class SequenceKV:
@@ -109,7 +114,7 @@ class KVPool:
         start, end = table.length, table.length + keys.shape[0]
         if end > table.capacity:
             raise RuntimeError(f"{end} tokens written to a table for {table.capacity}")
-        slots = torch.tensor(table.slots(start, end), device=self.keys.device)
+        slots = table.slots(start, end).to(self.keys.device)
         self.keys.index_copy_(0, slots, keys.to(self.keys))
         self.values.index_copy_(0, slots, values.to(self.values))
         table.length = end
@@ -121,7 +126,7 @@ class KVPool:
             offset = table.blocks[0] * BLOCK_TOKENS
             live = slice(offset + table.first, offset + table.length)
             return self.keys[live], self.values[live]
-        slots = torch.tensor(table.slots(table.first, table.length), device=self.keys.device)
+        slots = table.slots(table.first, table.length).to(self.keys.device)
         return self.keys[slots], self.values[slots]
 
     def blocks_to_append(self, kv: SequenceKV) -> int:

@@ -35,6 +35,7 @@ class _Job:
         self.cancelled = False
         self.finished = False
         self._steps = engine.run(token_ids, selection)
+        self._dtype = wire.wire_dtype(engine.model.spec, len(token_ids), selection)
         self._layers_left = engine.model.spec.num_layers + 1
         self._runnable_since = time.monotonic()
         self._queue_seconds = 0.0
@@ -52,7 +53,7 @@ class _Job:
         self._layers_left -= 1
         output = next(self._steps)
         if isinstance(output, KeptLayer):
-            chunks = wire.layer_chunks(output.layer, output.keys, output.values, output.positions)
+            chunks = wire.layer_chunks(output.layer, output.keys, output.values, output.positions, self._dtype)
             events = [prefill_pb2.PrefillEvent(chunk=chunk) for chunk in chunks]
             self._prefill_seconds += time.monotonic() - started
             return events

