@@ -1,5 +1,6 @@
 """The `structkv` command."""
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import Annotated, TypeVar
@@ -77,6 +78,18 @@ def up(
         log_level=log_level,
     )
     sys.exit(run(plan))
+
+
+@app.command()
+def probe(target: Annotated[str, typer.Argument(help="A worker's host:port.")]) -> None:
+    """Exit with 0 if a worker is serving; for health checks."""
+    from common.rpc import is_serving, open_channel  # noqa: PLC0415
+
+    async def serving() -> bool:
+        async with open_channel(target) as channel:
+            return await is_serving(channel, timeout_seconds=5)
+
+    sys.exit(not asyncio.run(serving()))
 
 
 def _run(service: Callable[[Settings], None], settings: type[Settings], flags: list[str]) -> None:

@@ -159,9 +159,7 @@ def load(model: str, *, device: str, dtype: str) -> DecoderModel:
     chosen = _choose_device(device)
     chosen_dtype = _choose_dtype(dtype, chosen)
     try:
-        weights: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=chosen_dtype, attn_implementation="sdpa"
-        )
+        weights: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen_dtype, attn_implementation="sdpa")
         loaded = DecoderModel(weights.to(chosen), fingerprint(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelLoadError(f"cannot load {model}: {error}") from error

@@ -36,7 +36,8 @@ class PrefillServer(prefill_pb2_grpc.PrefillServicer):
             token_ids = list(request.prompt_token_ids)
             selection = Selection.from_pb(request.selection)
             self._engine.check(token_ids)
-            await context.write(prefill_pb2.PrefillEvent(header=wire.header(spec, len(token_ids), wire.wire_dtype(spec, len(token_ids), selection))))
+            dtype = wire.wire_dtype(spec, len(token_ids), selection)
+            await context.write(prefill_pb2.PrefillEvent(header=wire.header(spec, len(token_ids), dtype)))
             async with aclosing(self._scheduler.stream(token_ids, selection)) as events:
                 async for event in events:
                     await context.write(event)

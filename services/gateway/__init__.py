@@ -1,0 +1,1 @@
+"""The OpenAI-compatible front: the only service that knows text."""

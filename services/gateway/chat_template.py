@@ -1,0 +1,78 @@
+"""Renders a conversation with the model's own Jinja template, in a sandbox, as transformers would.
+
+A template comes with the model, so it is foreign code: the sandbox gives it neither attributes with
+underscores nor anything that changes its arguments.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from common.errors import InvalidRequestError, ModelLoadError
+
+ChatMessage = dict[str, str]
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}` marks what a model is trained on; to render a prompt it is nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2's own declaration
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().astimezone().strftime(pattern)
+
+
+def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+    # jinja2's own filter escapes for HTML, which models have not seen.
+    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+
+
+class ChatTemplate:
+    """A model's chat template; `special_tokens` are its variables such as `bos_token`."""
+
+    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        helpers: dict[str, Callable[..., Any]] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        environment.globals.update(helpers)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise ModelLoadError(f"the model's chat template cannot be read: {error}") from error
+        self._special_tokens = special_tokens
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """Return the prompt's text, up to where the assistant's words begin.
+
+        Raises InvalidRequestError with the template's own words where it refuses the conversation.
+        """
+        try:
+            return self._template.render(
+                messages=list(messages),
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._special_tokens,
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise InvalidRequestError(
+                f"the model's chat template refuses the messages: {error}", param="messages"
+            ) from error

@@ -1,0 +1,110 @@
+"""The one place where an error becomes an HTTP answer, in OpenAI's shape.
+
+InvalidRequestError     400      BodyTooLargeError   413
+├── ContextLengthError  400      OverloadedError     429, with Retry-After
+└── ModelNotFoundError  404      UnavailableError    503
+any other StructKVError 500      DeadlineError       504
+"""
+
+import logging
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from common.errors import (
+    ContextLengthError,
+    DeadlineError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    StructKVError,
+    UnavailableError,
+)
+from services.gateway.context import REQUEST_ID_HEADER, request_id_of
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left; it is only ever seen in a log."""
+RETRY_AFTER_SECONDS = 1
+
+logger = logging.getLogger(__name__)
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """The request body has more bytes than the gateway reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    status: int
+    kind: str
+    code: str | None
+
+
+_INVALID = "invalid_request_error"
+_MEANINGS: dict[type[StructKVError], _Meaning] = {
+    StructKVError: _Meaning(500, "server_error", "internal_error"),
+    InvalidRequestError: _Meaning(400, _INVALID, None),
+    ContextLengthError: _Meaning(400, _INVALID, "context_length_exceeded"),
+    ModelNotFoundError: _Meaning(404, _INVALID, "model_not_found"),
+    BodyTooLargeError: _Meaning(413, _INVALID, "request_too_large"),
+    OverloadedError: _Meaning(429, "overloaded_error", "overloaded"),
+    UnavailableError: _Meaning(503, "service_unavailable", "service_unavailable"),
+    DeadlineError: _Meaning(504, "timeout_error", "deadline_exceeded"),
+}
+
+
+def _meaning(error: StructKVError) -> _Meaning:
+    return next(_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS)
+
+
+def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, object]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_body(error: Exception) -> dict[str, object]:
+    """Return an error as OpenAI's clients read it. What was not raised on purpose tells nothing of itself."""
+    if not isinstance(error, StructKVError):
+        return _body("internal error; see the gateway's log", "server_error", None, "internal_error")
+    meaning = _meaning(error)
+    return _body(str(error), meaning.kind, getattr(error, "param", None), meaning.code)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make every error that leaves a route an answer in OpenAI's shape."""
+    app.add_exception_handler(StructKVError, _on_structkv_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_unforeseen)
+
+
+async def _on_structkv_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StructKVError)
+    meaning = _meaning(error)
+    logger.log(
+        logging.ERROR if meaning.status == 500 else logging.INFO,
+        "request refused",
+        extra={"request_id": request_id_of(request), "status": meaning.status, "code": meaning.code},
+    )
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, OverloadedError) else None
+    return JSONResponse(error_body(error), meaning.status, headers=headers)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{error.detail}: {request.method} {request.url.path}"
+    return JSONResponse(_body(message, _INVALID, None, None), error.status_code, headers=error.headers)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    logger.info("client left", extra={"request_id": request_id_of(request)})
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def _on_unforeseen(request: Request, error: Exception) -> Response:
+    request_id = request_id_of(request)
+    logger.error("request failed", exc_info=error, extra={"request_id": request_id})
+    # This handler runs outside the middleware that would set the header.
+    return JSONResponse(error_body(error), 500, headers={REQUEST_ID_HEADER: request_id})

@@ -1,0 +1,74 @@
+"""From a validated body and its tokens to what decode is asked for. Everything implicit becomes explicit here."""
+
+import secrets
+
+from common.errors import ContextLengthError, InvalidRequestError
+from common.pb import decode_pb2
+from common.skeleton.selection import Selection
+from services.gateway.schemas import ChatRequest, GenerationRequest
+from services.gateway.text_model import Prompt, TextModel
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's `max_tokens` for completions; a chat answer may fill the context."""
+
+
+def plan(
+    body: GenerationRequest, prompt: Prompt, model: TextModel, defaults: Selection, request_id: str
+) -> decode_pb2.GenerateRequest:
+    """Return the request for decode, all but the prefill targets.
+
+    Raises InvalidRequestError for an empty prompt, unknown token ids or a selection out of range, and
+    ContextLengthError if the answer asked for does not fit behind the prompt.
+    """
+    if not prompt.token_ids:
+        raise InvalidRequestError("the prompt must not be empty", param="prompt")
+    return decode_pb2.GenerateRequest(
+        request_id=request_id,
+        prompt_token_ids=prompt.token_ids,
+        selection=body.structkv.choose(defaults, observation_window(prompt, defaults)).to_pb(),
+        sampling=_sampling(body, prompt, model),
+    )
+
+
+def observation_window(prompt: Prompt, defaults: Selection) -> int:
+    """Return w, the number of last tokens whose attention decides what is kept.
+
+    The window must see the question. A completion's last tokens are the client's own. A chat prompt ends with
+    the template's closing tokens (`<|im_end|>\\n<|im_start|>assistant\\n` and the like): with the default of 8
+    they would nearly fill the window, and they look at nothing in particular. So they are counted on top, and
+    as much of the user's last words is observed as in a completion.
+    """
+    return defaults.window_tokens + prompt.closing_tokens
+
+
+def _sampling(body: GenerationRequest, prompt: Prompt, model: TextModel) -> decode_pb2.Sampling:
+    seed = secrets.randbits(64) if body.seed is None else body.seed % 2**64
+    return decode_pb2.Sampling(
+        temperature=body.temperature,
+        top_k=max(0, body.top_k),
+        top_p=body.top_p,
+        min_p=body.min_p,
+        seed=seed,
+        max_tokens=_max_tokens(body, len(prompt.token_ids), model.context_tokens),
+        stop_token_ids=_stop_token_ids(body, model),
+    )
+
+
+def _max_tokens(body: GenerationRequest, prompt_tokens: int, context_tokens: int) -> int:
+    room = context_tokens - prompt_tokens
+    default = room if isinstance(body, ChatRequest) else min(DEFAULT_COMPLETION_TOKENS, room)
+    requested = body.requested_tokens or default
+    if room < 1 or requested > room:
+        raise ContextLengthError(
+            f"the model's context is {context_tokens} tokens; the prompt has {prompt_tokens} and "
+            f"the answer asks for {max(1, requested)}",
+            param="messages" if isinstance(body, ChatRequest) else "prompt",
+        )
+    return requested
+
+
+def _stop_token_ids(body: GenerationRequest, model: TextModel) -> list[int]:
+    for token_id in body.stop_token_ids:
+        model.check_token_id(token_id, "stop_token_ids")
+    eos = () if body.ignore_eos else model.eos_token_ids
+    return list(dict.fromkeys((*eos, *body.stop_token_ids)))

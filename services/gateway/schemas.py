@@ -1,0 +1,189 @@
+"""What clients may send: OpenAI's two request bodies and our `structkv` object. Types are not coerced."""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from common.errors import InvalidRequestError
+from common.skeleton.selection import Selection
+
+# Parameters that would change the answer and are not served, with the values that ask for nothing.
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "presence_penalty": (0, 0.0),
+    "frequency_penalty": (0, 0.0),
+    "repetition_penalty": (1, 1.0),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+}
+
+
+class _Body(BaseModel):
+    """Strict types, unknown fields tolerated, null the same as absent."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None}
+
+
+def _one_prompt(value: object) -> str | list[int]:
+    """Accept a text, token ids, or a list with one of either."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
+        value = value[0]
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise PydanticCustomError("prompt", "must be a string or a list of token ids")
+    if any(isinstance(entry, str | list) for entry in value):
+        raise PydanticCustomError("prompt", "only one prompt per request is supported")
+    if not all(type(entry) is int for entry in value):
+        raise PydanticCustomError("prompt", "token ids must be integers")
+    return value
+
+
+def _message_text(value: object) -> object:
+    """Join text parts with newlines; they are separate blocks, and gluing them would join words."""
+    if not isinstance(value, list):
+        return value
+    if not all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in value
+    ):
+        raise PydanticCustomError("content", "only text parts are supported")
+    return "\n".join(part["text"] for part in value)
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class StreamOptions(_Body):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool = False
+
+
+class StructKVOptions(_Body):
+    """How this prompt is to be reduced; what is absent comes from the gateway's settings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: str | None = None
+    kv_retention: float | None = None
+    struct_retention: float | None = None
+    return_stats: bool = False
+
+    def choose(self, defaults: Selection, window_tokens: int) -> Selection:
+        """Return the request's selection; raise InvalidRequestError for values out of range."""
+        return Selection(
+            method=self.method if self.method is not None else defaults.method,
+            kv_retention=self.kv_retention if self.kv_retention is not None else defaults.kv_retention,
+            struct_retention=self.struct_retention if self.struct_retention is not None else defaults.struct_retention,
+            window_tokens=window_tokens,
+            sink_tokens=defaults.sink_tokens,
+            floor_tokens=defaults.floor_tokens,
+        )
+
+
+class GenerationRequest(_Body):
+    """What both endpoints understand."""
+
+    model: str
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1, lt=2**31)
+    min_p: float = Field(0.0, ge=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    stop: Annotated[list[StopString], Field(max_length=16), BeforeValidator(_as_list)] = []
+    stop_token_ids: list[int] = Field([], max_length=256)
+    ignore_eos: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    structkv: StructKVOptions = StructKVOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: object) -> object:
+        if isinstance(data, dict):
+            for name, neutral in _UNSUPPORTED.items():
+                _check_neutral(name, data.get(name), neutral)
+        return data
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> "GenerationRequest":
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError("stream_options is only allowed with stream", param="stream_options")
+        return self
+
+    @property
+    def requested_tokens(self) -> int | None:
+        """The most tokens that the client wants, by the newer name if it gave both; None if it did not say."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        """Whether a stream ends with a chunk that carries the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(GenerationRequest):
+    """Body of POST /v1/completions."""
+
+    prompt: Annotated[str | list[int], PlainValidator(_one_prompt)]
+
+
+class Message(_Body):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[str, BeforeValidator(_message_text)]
+    name: str | None = None
+
+
+class ChatRequest(GenerationRequest):
+    """Body of POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+
+
+def _check_neutral(name: str, value: object, neutral: tuple[object, ...]) -> None:
+    # By type too: 0 == False, but "logprobs": 0 asks for something and "logprobs": false does not.
+    if value is None or any(type(value) is type(entry) and value == entry for entry in neutral):
+        return
+    accepted = f" other than {' or '.join(str(entry) for entry in neutral)}" if neutral else ""
+    raise InvalidRequestError(f"{name}{accepted} is not supported", param=name)
+
+
+BodyT = TypeVar("BodyT", bound=GenerationRequest)
+
+
+def parse(schema: type[BodyT], raw: bytes) -> BodyT:
+    """Read a request body; raise InvalidRequestError that names the first offending field."""
+    try:
+        return schema.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        param = ".".join(str(part) for part in first["loc"])
+        message = f"{param}: {first['msg']}" if param else first["msg"]
+        raise InvalidRequestError(message, param=param or None) from None

@@ -1,0 +1,86 @@
+"""The HTTP surface: routes to calls, and what lives as long as the process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from common.errors import ModelNotFoundError, UnavailableError
+from services.gateway.context import RequestContextMiddleware
+from services.gateway.decode_client import DecodeClient
+from services.gateway.errors import error_body, install_handlers
+from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, Limits, RequestHandler
+from services.gateway.routing import WorkerPool
+from services.gateway.settings import GatewaySettings
+from services.gateway.shapes import JsonObject, model_object
+from services.gateway.text_model import load_text_model
+
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """Build the gateway's ASGI app; its lifespan opens the channels. Raises ModelLoadError."""
+    name = settings.model_name
+    model = load_text_model(settings.model)
+    decode = _pool("decode", settings.decode_workers, settings)
+    prefill = _pool("prefill", settings.prefill_workers, settings)
+    limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes)
+    handler = RequestHandler(name, model, DecodeClient(decode, prefill), settings.selection, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with decode, prefill:
+            yield
+
+    # Bodies are read by the handler, within bounds, so there is no schema for FastAPI to show.
+    app = FastAPI(title="structkv", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(RequestContextMiddleware)
+    install_handlers(app)
+    _add_generation_routes(app, handler)
+    _add_model_routes(app, model_object(name, model.context_tokens))
+    _add_health_routes(app, decode, prefill)
+    return app
+
+
+def _pool(kind: str, addresses: tuple[str, ...], settings: GatewaySettings) -> WorkerPool:
+    return WorkerPool(
+        kind,
+        addresses,
+        interval_seconds=settings.health_interval_seconds,
+        timeout_seconds=settings.health_timeout_seconds,
+    )
+
+
+def _add_generation_routes(app: FastAPI, handler: RequestHandler) -> None:
+    @app.post("/v1/completions")
+    async def completions(http: Request) -> Response:
+        return await handler.handle(http, COMPLETIONS)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(http: Request) -> Response:
+        return await handler.handle(http, CHAT_COMPLETIONS)
+
+
+def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
+    @app.get("/v1/models")
+    async def models() -> JsonObject:
+        return {"object": "list", "data": [served]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> JsonObject:
+        if name != served["id"]:
+            raise ModelNotFoundError(f"the model {name!r} does not exist; served is {served['id']!r}", param="model")
+        return served
+
+
+def _add_health_routes(app: FastAPI, decode: WorkerPool, prefill: WorkerPool) -> None:
+    @app.get("/health")
+    async def health() -> JsonObject:
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        missing = [pool.kind for pool in (decode, prefill) if not pool.any_healthy]
+        if not missing:
+            return JSONResponse({"status": "ready"})
+        error = UnavailableError(f"no {' and no '.join(missing)} worker is serving")
+        return JSONResponse({**error_body(error), "status": "unavailable", "missing": missing}, 503)

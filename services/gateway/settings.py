@@ -1,0 +1,75 @@
+"""What the gateway can be told, by flag or `STRUCTKV_*` variable."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from common.model.source import served_name
+from common.settings import Addresses, Port, ServiceSettings
+from common.skeleton.selection import Selection
+
+_DEFAULTS = Selection()
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(entry.strip() for entry in value.split(",") if entry.strip())
+
+
+def _check_address(entry: str) -> None:
+    host, _, port = entry.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 65535:
+        raise ValueError(f"{entry!r} is not host:port")
+
+
+def _check_addresses(entries: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in entries:
+        _check_address(entry)
+    if len(set(entries)) != len(entries):
+        raise ValueError("an address is listed twice")
+    return entries
+
+
+WorkerAddresses = Annotated[Addresses, BeforeValidator(_split), Field(min_length=1), AfterValidator(_check_addresses)]
+
+
+class GatewaySettings(ServiceSettings):
+    """Where to listen, whom to ask, and what a request that says nothing gets."""
+
+    port: Port = Field(8000, description="port to listen on; 0 takes a free one")
+    decode_workers: WorkerAddresses = Field(description="host:port of decode workers, separated by commas")
+    prefill_workers: WorkerAddresses = Field(description="host:port of prefill workers, separated by commas")
+    served_model_name: str = Field("", description="name that clients use; derived from the model if unset")
+
+    method: Literal["structkv", "full"] = Field("structkv", description="how prompts are reduced")
+    kv_retention: float = Field(_DEFAULTS.kv_retention, gt=0, le=1, description="share of tokens kept per layer")
+    struct_retention: float = Field(
+        _DEFAULTS.struct_retention, gt=0, le=1, description="share of tokens that deep layers see"
+    )
+    window_tokens: int = Field(_DEFAULTS.window_tokens, ge=1, description="last tokens that are observed")
+    sink_tokens: int = Field(_DEFAULTS.sink_tokens, ge=0, description="first tokens, always kept")
+    floor_tokens: int = Field(_DEFAULTS.floor_tokens, ge=0, description="prompts up to this length stay whole")
+
+    request_timeout_seconds: float = Field(600.0, gt=0, description="a request's time, queueing included")
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1, description="larger request bodies are refused")
+    health_interval_seconds: float = Field(1.0, gt=0, description="pause between two checks of a worker")
+    health_timeout_seconds: float = Field(3.0, gt=0, description="a slower health check counts as failed")
+    shutdown_grace_seconds: int = Field(30, ge=0, description="time for running answers after SIGTERM")
+
+    @property
+    def model_name(self) -> str:
+        """The name that clients use for the served model."""
+        return self.served_model_name or served_name(self.model)
+
+    @property
+    def selection(self) -> Selection:
+        """What a request gets that does not choose."""
+        return Selection(
+            method=self.method,
+            kv_retention=self.kv_retention,
+            struct_retention=self.struct_retention,
+            window_tokens=self.window_tokens,
+            sink_tokens=self.sink_tokens,
+            floor_tokens=self.floor_tokens,
+        )

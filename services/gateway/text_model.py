@@ -1,0 +1,160 @@
+"""The part of a model that knows text: its tokenizer, its chat template and the numbers a request is checked by."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from common.errors import InvalidRequestError, ModelLoadError
+from common.model.source import resolve
+from services.gateway.chat_template import ChatMessage, ChatTemplate
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as the model reads it.
+
+    Attributes:
+        token_ids: [N] the tokens.
+        closing_tokens: how many of the last tokens are the chat template's, after the last message's content.
+        continues: whether the answer goes on in the prompt's own text, rather than being a new one.
+    """
+
+    token_ids: list[int]
+    closing_tokens: int = 0
+    continues: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """What the gateway needs of a model. Methods may run in threads: nothing here changes.
+
+    Attributes:
+        tokenizer: text to ids and back.
+        chat_template: None for a base model.
+        context_tokens: the most tokens of prompt and answer together.
+        vocab_size: ids from 0 up to it, not included, exist.
+        eos_token_ids: tokens that end an answer.
+    """
+
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    context_tokens: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+
+    def completion_prompt(self, prompt: str | Sequence[int]) -> Prompt:
+        """Tokenise a text, with the tokens the model wants at its start; check token ids and take them as they are."""
+        if isinstance(prompt, str):
+            return Prompt(self.tokenizer.encode(prompt).ids if prompt else [], continues=True)
+        for token_id in prompt:
+            self.check_token_id(token_id, "prompt")
+        return Prompt(list(prompt), continues=True)
+
+    def chat_prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+        """Render and tokenise a conversation; count the template's closing tokens."""
+        if self.chat_template is None:
+            raise InvalidRequestError(
+                "the model has no chat template; use /v1/completions, or serve an instruct model", param="messages"
+            )
+        text = self.chat_template.render(messages)
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        closing = _closing_text(self.chat_template, messages)
+        if not closing or not text.endswith(closing):
+            return Prompt(encoding.ids)
+        first_closing = encoding.char_to_token(len(text) - len(closing))
+        return Prompt(encoding.ids, 0 if first_closing is None else len(encoding) - first_closing)
+
+    def check_token_id(self, token_id: int, param: str) -> None:
+        """Raise InvalidRequestError for an id the model does not have."""
+        if not 0 <= token_id < self.vocab_size:
+            raise InvalidRequestError(
+                f"token id {token_id} is out of the vocabulary of {self.vocab_size} tokens", param=param
+            )
+
+
+def _closing_text(template: ChatTemplate, messages: Sequence[ChatMessage]) -> str:
+    """Return what the template writes after the last message's content.
+
+    A marker takes the content's place, for the content itself may be as short as a word of the template.
+    """
+    marker = uuid.uuid4().hex
+    rendered = template.render([*messages[:-1], {**messages[-1], "content": marker}])
+    before, _, closing = rendered.rpartition(marker)
+    return closing if before else ""
+
+
+def load_text_model(model: str) -> TextModel:
+    """Read a model's text side from its folder. Raises ModelLoadError that names the file at fault."""
+    folder = resolve(model, weights=False)
+    config = _read_json(folder / "config.json")
+    inner = config.get("text_config") or config
+    context_tokens = inner.get("max_position_embeddings") or config.get("max_position_embeddings")
+    if not isinstance(context_tokens, int):
+        raise ModelLoadError(f"{folder / 'config.json'} does not say max_position_embeddings")
+    tokenizer = _load_tokenizer(folder)
+    vocab_size = inner.get("vocab_size") or config.get("vocab_size") or tokenizer.get_vocab_size()
+    return TextModel(
+        tokenizer=tokenizer,
+        chat_template=_load_chat_template(folder),
+        context_tokens=context_tokens,
+        vocab_size=vocab_size,
+        eos_token_ids=_eos_token_ids(folder, config, inner),
+    )
+
+
+def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    if optional and not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelLoadError(f"{path} does not hold a JSON object")
+    return content
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ModelLoadError(f"{folder} has no tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower type
+        raise ModelLoadError(f"cannot read {path}: {error}") from error
+    tokenizer.no_truncation()  # both may be left over from training, and would change prompts unseen
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _load_chat_template(folder: Path) -> ChatTemplate | None:
+    config = _read_json(folder / "tokenizer_config.json", optional=True)
+    path = folder / "chat_template.jinja"
+    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    if isinstance(source, list):  # several named templates
+        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+    if not source:
+        return None
+    return ChatTemplate(source, _special_tokens(config))
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    entries = {name: config.get(name) for name in _SPECIAL_TOKENS}
+    contents = {name: entry["content"] if isinstance(entry, dict) else entry for name, entry in entries.items()}
+    return {name: content for name, content in contents.items() if isinstance(content, str)}
+
+
+def _eos_token_ids(folder: Path, config: dict[str, Any], inner: dict[str, Any]) -> tuple[int, ...]:
+    generation = _read_json(folder / "generation_config.json", optional=True)
+    for source in (generation, config, inner):
+        found = source.get("eos_token_id")
+        if found is not None:
+            return tuple(found) if isinstance(found, list) else (found,)
+    return ()

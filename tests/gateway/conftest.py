@@ -1,0 +1,181 @@
+"""A decode worker that plays a script, and the gateway's app in front of it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from common.pb import decode_pb2, decode_pb2_grpc
+from common.settings import DEFAULT_MODEL
+from services.gateway.server import create_app
+from services.gateway.settings import GatewaySettings
+from services.gateway.text_model import TextModel, load_text_model
+
+RUNNING = decode_pb2.FINISH_REASON_UNSPECIFIED
+STOP = decode_pb2.FINISH_REASON_STOP
+LENGTH = decode_pb2.FINISH_REASON_LENGTH
+
+SKELETON = decode_pb2.SkeletonStats(
+    pivot_layer=12,
+    kept_tokens_per_layer=[40, 41, 42],
+    skeleton_bytes=1000,
+    full_kv_bytes=9000,
+    queue_seconds=0.25,
+    prefill_seconds=1.5,
+    transfer_seconds=0.125,
+)
+
+Step = decode_pb2.GenerateEvent | grpc.StatusCode | float
+"""An event to send, a status to abort with, or seconds to wait."""
+
+
+@dataclass
+class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
+    """Answers every call with the same script and remembers what it saw."""
+
+    script: list[Step] = field(default_factory=list)
+    requests: list[decode_pb2.GenerateRequest] = field(default_factory=list)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    time_remaining: float | None = None
+
+    async def Generate(self, request, context):
+        self.requests.append(request)
+        self.time_remaining = context.time_remaining()
+        try:
+            for step in self.script:
+                await self._play(step, context)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def _play(self, step: Step, context) -> None:
+        if isinstance(step, grpc.StatusCode):
+            await context.abort(step, "as scripted")
+        elif isinstance(step, float):
+            await asyncio.sleep(step)
+        else:
+            await context.write(step)
+
+    @property
+    def request(self) -> decode_pb2.GenerateRequest:
+        """The only request."""
+        (request,) = self.requests
+        return request
+
+
+def events(token_ids: Iterable[int], finish: int = LENGTH) -> list[Step]:
+    """Return one event per token, the skeleton with the first, the reason with the last."""
+    token_ids = list(token_ids)
+    steps: list[Step] = []
+    for index, token_id in enumerate(token_ids):
+        reason = finish if index == len(token_ids) - 1 else RUNNING
+        skeleton = SKELETON if index == 0 else None
+        steps.append(decode_pb2.GenerateEvent(token_ids=[token_id], finish_reason=reason, skeleton=skeleton))
+    return steps
+
+
+@asynccontextmanager
+async def grpc_worker(servicer: ScriptedDecode | None = None, port: int = 0) -> AsyncIterator[str]:
+    """Serve health, and Decode if there is a servicer; yield the address."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    status = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    if servicer is not None:
+        decode_pb2_grpc.add_DecodeServicer_to_server(servicer, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await status.set("", health_pb2.HealthCheckResponse.SERVING)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for something that nothing announces; fail if it does not come."""
+    async with asyncio.timeout(5):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@dataclass
+class Gateway:
+    """A running app with its scripted worker."""
+
+    app: FastAPI
+    decode: ScriptedDecode
+    decode_address: str
+    prefill_address: str
+    http: httpx.AsyncClient
+
+    async def complete(self, **body: object) -> httpx.Response:
+        return await self.http.post("/v1/completions", json={"model": DEFAULT_MODEL, "prompt": "Once"} | body)
+
+    async def chat(self, **body: object) -> httpx.Response:
+        messages = [{"role": "user", "content": "What is the capital of France?"}]
+        return await self.http.post("/v1/chat/completions", json={"model": DEFAULT_MODEL, "messages": messages} | body)
+
+
+StartGateway = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture(scope="session")
+def text_model() -> TextModel:
+    return load_text_model(DEFAULT_MODEL)
+
+
+@pytest.fixture
+async def start_gateway(text_model: TextModel, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartGateway]:
+    """Return a function that starts the app; settings override the scripted workers' addresses."""
+    monkeypatch.setattr("services.gateway.server.load_text_model", lambda _: text_model)  # read once, not per test
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: object) -> Gateway:
+            decode = ScriptedDecode(events(text_model.tokenizer.encode(" upon a time").ids))
+            decode_address = await stack.enter_async_context(grpc_worker(decode))
+            prefill_address = await stack.enter_async_context(grpc_worker())
+            addresses = {"decode_workers": decode_address, "prefill_workers": prefill_address}
+            app = create_app(GatewaySettings(**(addresses | settings)))
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://gateway"))
+            return Gateway(app, decode, decode_address, prefill_address, http)
+
+        yield start
+
+
+@pytest.fixture
+async def gateway(start_gateway: StartGateway) -> Gateway:
+    return await start_gateway()
+
+
+@asynccontextmanager
+async def listening(app: FastAPI) -> AsyncIterator[str]:
+    """Serve an app whose lifespan already runs over real sockets; yield its base URL."""
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+
+    async def started() -> bool:
+        return server.started
+
+    await until(started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    await serving
