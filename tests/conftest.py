@@ -38,6 +38,14 @@ def tiny() -> Callable[[str], DecoderModel]:
     return get
 
 
+def poisoned_pool(model: DecoderModel, num_blocks: int) -> KVPool:
+    """Return a pool full of NaN: whoever reads a slot that was never written is found out."""
+    pool = KVPool(model.spec, num_blocks, model.device)
+    pool.keys.fill_(float("nan"))
+    pool.values.fill_(float("nan"))
+    return pool
+
+
 @dataclass
 class Workers:
     """A decode and a prefill worker with their real servers, in this process."""
@@ -102,7 +110,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
                     prefill.run(),
                 )
             )
-            engine = DecodeEngine(model, KVPool(model.spec, num_blocks, model.device))
+            engine = DecodeEngine(model, poisoned_pool(model, num_blocks))
             decode = DecodeScheduler(engine, max_running=max_running, max_waiting=64)
             client = PrefillClient(model.spec, engine.pool)
             stack.push_async_callback(client.close)

@@ -7,12 +7,13 @@ import torch
 
 from common.model.decoder import DecoderModel
 from services.decode.pool import KVPool, LayerTable, SequenceKV
+from tests.conftest import poisoned_pool
 
 
 @pytest.fixture
 def pool(tiny: Callable[[str], DecoderModel]) -> KVPool:
     model = tiny("gemma3_text")  # windows of 24 in four of six layers
-    return KVPool(model.spec, 64, model.device)
+    return poisoned_pool(model, 64)
 
 
 def rows(count: int, seed: int) -> torch.Tensor:
@@ -94,6 +95,9 @@ def test_swapped_out_and_in_again_is_the_same(pool: KVPool) -> None:
     fill(pool, kv, 24)
     for position in range(24, 30):
         pool.append_slot(kv, position)
+        for table in kv.tables:
+            newest = table.slot(table.length - 1)
+            pool.keys[newest], pool.values[newest] = float(position), -float(position)
     before = [tuple(part.clone() for part in pool.view(table)) for table in kv.tables]
     positions = [table.positions[table.first :] for table in kv.tables]
     swapped = pool.swap_out(kv)
