@@ -1,7 +1,7 @@
 """How much of a prompt's KV cache is kept. Prefill and decode derive the same budget from it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Self
 
 from common.errors import InvalidRequestError
@@ -77,11 +77,4 @@ class Selection:
 
     def to_pb(self) -> skeleton_pb2.Selection:
         """Return the message that `from_pb` reads."""
-        return skeleton_pb2.Selection(
-            method=self.method,
-            kv_retention=self.kv_retention,
-            struct_retention=self.struct_retention,
-            window_tokens=self.window_tokens,
-            sink_tokens=self.sink_tokens,
-            floor_tokens=self.floor_tokens,
-        )
+        return skeleton_pb2.Selection(**asdict(self))

@@ -1,5 +1,6 @@
 """What clients may send: OpenAI's two request bodies and our `structkv` object. Types are not coerced."""
 
+from dataclasses import replace
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
@@ -94,14 +95,8 @@ class StructKVOptions(_Body):
 
     def choose(self, defaults: Selection, window_tokens: int) -> Selection:
         """Return the request's selection; raise InvalidRequestError for values out of range."""
-        return Selection(
-            method=self.method if self.method is not None else defaults.method,
-            kv_retention=self.kv_retention if self.kv_retention is not None else defaults.kv_retention,
-            struct_retention=self.struct_retention if self.struct_retention is not None else defaults.struct_retention,
-            window_tokens=window_tokens,
-            sink_tokens=defaults.sink_tokens,
-            floor_tokens=defaults.floor_tokens,
-        )
+        chosen = self.model_dump(include={"method", "kv_retention", "struct_retention"}, exclude_none=True)
+        return replace(defaults, window_tokens=window_tokens, **chosen)
 
 
 class GenerationRequest(_Body):

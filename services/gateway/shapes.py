@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,28 +11,28 @@ from services.gateway.answer import Answer
 JsonObject = dict[str, object]
 
 
-class Shape:
+class Shape(ABC):
     """What differs between the two endpoints' answers."""
 
     id_prefix: ClassVar[str]
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
 
+    @abstractmethod
     def whole(self, text: str, finish_reason: str | None) -> JsonObject:
         """Return the one choice of a plain answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def opening(self) -> list[JsonObject]:
         """Return the choices that a stream sends before its text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, text: str) -> JsonObject:
         """Return a stream's choice with a piece of text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def closing(self, finish_reason: str | None) -> JsonObject:
         """Return a stream's last choice."""
-        raise NotImplementedError
 
 
 def model_object(name: str, context_tokens: int) -> JsonObject:
