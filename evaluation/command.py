@@ -108,7 +108,7 @@ def evaluate(plan: Run, prompts: PromptFormat, backend: Backend, console: Consol
         _ask(plan, backend, samples, store, digest, console)
     finally:
         outcomes = [_named(store.outcomes[key], variant) for key, variant in wanted if key in store.outcomes]
-        about = {"command": shlex.join(["structkv", *sys.argv[1:]]), **_identity(plan, prompts, backend)}
+        about = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), **_identity(plan, prompts, backend)}
         report.write(plan.out, outcomes, about, missing)
     return outcomes
 
