@@ -31,6 +31,8 @@ class WorkerSettings(ServiceSettings):
 
     device: str = Field("auto", description="torch device, such as cpu or cuda:0; auto takes a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="weights and KV cache; auto is float32 on CPU, bfloat16 on a GPU"
+        "auto",
+        description="weights and KV cache; auto is bfloat16 on a GPU, and on a CPU float32, or bfloat16 where the "
+        "checkpoint has no more and it is quicker",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads for torch; its own choice if unset")

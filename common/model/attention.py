@@ -9,6 +9,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from common.errors import ModelLoadError
@@ -46,8 +48,68 @@ def _attend(
 AttentionInterface.register(IMPLEMENTATION, _attend)
 
 
+def sequence_attention(
+    query: Tensor, key: Tensor, value: Tensor, positions: Tensor, window: int | None, scaling: float
+) -> Tensor:
+    """Attend with a sequence's last queries [1, H, T, d] to its keys and values [1, G, N, d] -> [1, H, T, d].
+
+    `positions` [N] are the keys', ascending; a `window` counts in them: the query at p sees keys at
+    p - window + 1 .. p.
+    """
+    if window is None or positions[-1] - positions[0] < window:
+        return causal_attention(query, key, value, scaling)
+    return _sliding_attention(query, key, value, positions, window, scaling)
+
+
+def _sliding_attention(
+    query: Tensor, key: Tensor, value: Tensor, positions: Tensor, window: int, scaling: float
+) -> Tensor:
+    """Attend block by block, each block of queries to the keys that its window reaches: no N x N mask."""
+    num_tokens, output = positions.shape[0], torch.empty_like(query)
+    offset = num_tokens - query.shape[2]
+    # First key in reach of each query; positions ascend, so a block's reach starts with its first query's.
+    reach = torch.searchsorted(positions, positions - window + 1)
+    for start in range(offset, num_tokens, window):
+        end = min(start + window, num_tokens)
+        first = int(reach[start])
+        indices = torch.arange(first, end, device=positions.device)
+        queries = torch.arange(start, end, device=positions.device)[:, None]
+        mask = (indices <= queries) & (indices >= reach[start:end, None])  # [block, keys]
+        output[:, :, start - offset : end - offset] = scaled_dot_product_attention(
+            query[:, :, start - offset : end - offset],
+            key[:, :, first:end],
+            value[:, :, first:end],
+            attn_mask=mask,
+            scale=scaling,
+            enable_gqa=True,
+        )
+    return output
+
+
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Causal attention of a sequence on itself: query [B, H, T, d], key and value [B, G, T, d]."""
-    return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=scaling, enable_gqa=True
-    )
+    """Attention of a sequence's last T tokens: query [B, H, T, d], key and value [B, G, P + T, d] -> [B, H, T, d].
+
+    Each query sees the P tokens before the T, and those of the T up to its own.
+    """
+    num_queries, num_past = query.shape[2], key.shape[2] - query.shape[2]
+    if num_past == 0 or num_queries == 1:
+        return scaled_dot_product_attention(query, key, value, is_causal=num_past == 0, scale=scaling, enable_gqa=True)
+    if query.device.type == "cpu":
+        return _causal_attention_cpu(query, key, value, scaling)
+    bias = causal_lower_right(num_queries, num_past + num_queries)
+    return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling, enable_gqa=True)
+
+
+def _causal_attention_cpu(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Attend to the past and to the queries' own tokens apart, and weigh the two by their softmax denominators.
+
+    The CPU's fused kernel aligns its causal mask with the first key. A mask that says otherwise would be
+    materialised, and what it hides computed all the same.
+    """
+    past = key.shape[2] - query.shape[2]
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    far, far_logsumexp = flash(query, key[:, :, :past], value[:, :, :past], 0.0, False, scale=scaling)
+    near, near_logsumexp = flash(query, key[:, :, past:], value[:, :, past:], 0.0, True, scale=scaling)
+    share = torch.sigmoid(near_logsumexp - far_logsumexp)[..., None]
+    merged: Tensor = torch.lerp(far.float(), near.float(), share)
+    return merged.to(query.dtype)

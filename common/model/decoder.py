@@ -8,18 +8,22 @@ is refused instead of served wrongly.
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from common.errors import ModelLoadError
 from common.model.attention import IMPLEMENTATION, LayerAttention, causal_attention
+from common.model.linear import quicken
+from common.model.precision import choose_dtype
 from common.model.source import fingerprint, resolve
 
 _PROBE_TOKENS = 12
+_PROBE_SPLIT = 7
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 Rotary = dict[str, tuple[Tensor, Tensor]]
@@ -67,7 +71,18 @@ class DecoderModel:
         )
         self._rotary_by_type = hasattr(self._decoder.rotary_emb, "layer_types")
         self._rotary_per_row = _rope_types(self._config) & set(_LENGTH_DEPENDENT_ROPE)
+        quicken(self._model)
         self._verify()
+
+    @property
+    def rotary_depends_on_length(self) -> bool:
+        """Whether `rotary` has to look at the positions on the host."""
+        return bool(self._rotary_per_row)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether layers send tokens to experts of their choice."""
+        return any(name.endswith("experts") for name, _ in self._decoder.named_modules())
 
     @torch.inference_mode()
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -114,8 +129,9 @@ class DecoderModel:
 
     @torch.inference_mode()
     def _verify(self) -> None:
-        """Compare the driven layers with the model's own forward on a few tokens."""
-        token_ids = torch.arange(_PROBE_TOKENS, device=self.device)[None] % self.spec.vocab_size
+        """Compare the driven layers, fed in two chunks, with the model's own forward on a few tokens."""
+        # Spread over the vocabulary: its first ids are special tokens, on which rounding errors grow.
+        token_ids = (torch.arange(_PROBE_TOKENS, device=self.device)[None] + 1) * 7919 % self.spec.vocab_size
         self._model.set_attn_implementation("sdpa")
         expected = self._model(input_ids=token_ids, use_cache=False).logits[0].float()
         self._model.set_attn_implementation(IMPLEMENTATION)
@@ -123,9 +139,12 @@ class DecoderModel:
         positions = torch.arange(_PROBE_TOKENS, device=self.device)[None]
         hidden, rotary = self.embed(token_ids), self.rotary(positions)
         for layer in range(self.spec.num_layers):
-            hidden = self.layer(layer, hidden, rotary, positions, _ProbeAttention(self.spec))
+            attention = _ProbeAttention(self.spec)
+            for chunk in (slice(0, _PROBE_SPLIT), slice(_PROBE_SPLIT, None)):
+                part = {kind: (cos[:, chunk], sin[:, chunk]) for kind, (cos, sin) in rotary.items()}
+                hidden[:, chunk] = self.layer(layer, hidden[:, chunk], part, positions[:, chunk], attention)
         error = (self.logits(hidden[0]) - expected).abs().max().item()
-        tolerance = 100 * torch.finfo(self.spec.dtype).eps * max(1.0, expected.abs().max().item())
+        tolerance = 200 * torch.finfo(self.spec.dtype).eps * max(1.0, expected.abs().max().item())
         if not error <= tolerance:
             raise ModelLoadError(
                 f"{self._config.model_type} is not driven faithfully: logits differ by {error:.3g} from its own forward"
@@ -133,10 +152,11 @@ class DecoderModel:
 
 
 class _ProbeAttention:
-    """Causal attention that checks the geometry it is called with."""
+    """One layer's causal attention over chunks that checks the geometry it is called with."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
+        self._past: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         expected = (1, self._spec.num_kv_heads, key.shape[2], self._spec.head_dim)
@@ -144,21 +164,23 @@ class _ProbeAttention:
             raise ModelLoadError(
                 f"layer {layer} has keys {tuple(key.shape)} and values {tuple(value.shape)}, not {expected}"
             )
-        return causal_attention(query, key, value, scaling)
+        self._past.append((key, value))
+        keys, values = (torch.cat(parts, dim=2) for parts in zip(*self._past, strict=True))
+        return causal_attention(query, keys, values, scaling)
 
 
-def load(model: str, *, device: str, dtype: str) -> DecoderModel:
+def load(model: str, *, device: str, dtype: str, step_tokens: int = 1) -> DecoderModel:
     """Load a model by hub id, folder or GGUF file.
 
-    `device` "auto" takes a GPU if there is one; `dtype` "auto" is bfloat16 on a GPU, else float32.
+    `device` "auto" takes a GPU if there is one; `dtype` "auto" is what `choose_dtype` finds for steps of `step_tokens`.
     Raises ModelLoadError if it is not there, too large, or not an architecture that can be driven.
     """
     started = time.monotonic()
     disable_progress_bar()  # the log is for lines
     folder = resolve(model, weights=True)
     chosen = _choose_device(device)
-    chosen_dtype = _choose_dtype(dtype, chosen)
     try:
+        chosen_dtype = _choose_dtype(folder, dtype, chosen, step_tokens)
         weights: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen_dtype, attn_implementation="sdpa")
         loaded = DecoderModel(weights.to(chosen), fingerprint(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -185,11 +207,16 @@ def _choose_device(device: str) -> torch.device:
         raise ModelLoadError(f"no such device: {device}") from error
 
 
-def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    chosen: torch.dtype = getattr(torch, dtype)
-    return chosen
+def _choose_dtype(folder: Path, dtype: str, device: torch.device, step_tokens: int) -> torch.dtype:
+    config: Any = AutoConfig.from_pretrained(folder).get_text_config(decoder=True)
+    return choose_dtype(
+        dtype,
+        device,
+        config.dtype or torch.float32,
+        hidden_size=config.hidden_size,
+        inner_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        step_tokens=step_tokens,
+    )
 
 
 def _read_spec(config: Any, dtype: torch.dtype, model_fingerprint: str) -> ModelSpec:

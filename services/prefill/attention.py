@@ -1,44 +1,57 @@
-"""Causal attention of a whole sequence, full or within a sliding window, without an N x N mask."""
+"""Causal attention of a sequence whose tokens come in chunks, full or within a sliding window."""
 
-import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from common.model.attention import causal_attention
+from common.model.attention import sequence_attention
 
 
-def sequence_attention(
-    query: Tensor, key: Tensor, value: Tensor, positions: Tensor, window: int | None, scaling: float
-) -> Tensor:
-    """Attend query [1, H, N, d] to key and value [1, G, N, d] -> [1, H, N, d].
+class SequenceAttention:
+    """One layer's attention over a sequence, a chunk of queries at a time.
 
-    `positions` [N] ascend but may have gaps, where tokens were left behind at the pivot; a `window` counts in
-    them: the query at p sees keys at p - window + 1 .. p.
+    It gathers the layer's keys and values as the chunks come, and keeps the last queries: what a selector looks at.
+
+    Attributes:
+        positions: [N], ascending, but with gaps where tokens were left behind at the pivot.
+        start: of the chunk that comes next.
+        query: rotated queries of the last tokens, [H, observed, d].
+        key: rotated keys, [G, N, d].
+        value: [G, N, d].
+        scaling: factor of the scores before the softmax.
     """
-    if window is None or positions[-1] - positions[0] < window:
-        return causal_attention(query, key, value, scaling)
-    return _sliding_attention(query, key, value, positions, window, scaling)
 
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float
 
-def _sliding_attention(
-    query: Tensor, key: Tensor, value: Tensor, positions: Tensor, window: int, scaling: float
-) -> Tensor:
-    """Attend block by block, each block of queries to the keys that its window reaches."""
-    num_tokens, output = positions.shape[0], torch.empty_like(query)
-    # First key in reach of each query; positions ascend, so a block's reach starts with its first query's.
-    reach = torch.searchsorted(positions, positions - window + 1)
-    for start in range(0, num_tokens, window):
-        end = min(start + window, num_tokens)
-        first = int(reach[start])
-        indices = torch.arange(first, end, device=positions.device)
-        queries = torch.arange(start, end, device=positions.device)[:, None]
-        mask = (indices <= queries) & (indices >= reach[start:end, None])  # [block, keys]
-        output[:, :, start:end] = scaled_dot_product_attention(
-            query[:, :, start:end],
-            key[:, :, first:end],
-            value[:, :, first:end],
-            attn_mask=mask,
-            scale=scaling,
-            enable_gqa=True,
+    def __init__(self, positions: Tensor, window: int | None, observed: int) -> None:
+        """Take the layer's sliding window, if it has one, and how many of the last queries to keep."""
+        self.positions = positions
+        self.start = 0
+        self._window = window
+        self._observed = min(observed, len(positions))
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
+        """Take a chunk's keys and values [1, G, T, d] and attend with its queries [1, H, T, d] -> [1, H, T, d]."""
+        end = self.start + query.shape[2]
+        self.scaling = scaling
+        self._store(query[0], key[0], value[0], end)
+        output = sequence_attention(
+            query, self.key[None, :, :end], self.value[None, :, :end], self.positions[:end], self._window, scaling
         )
-    return output
+        self.start = end
+        return output
+
+    def _store(self, query: Tensor, key: Tensor, value: Tensor, end: int) -> None:
+        num_tokens = len(self.positions)
+        first_observed = num_tokens - self._observed
+        if end - self.start == num_tokens:  # in one piece: nothing to gather
+            self.query, self.key, self.value = query[:, first_observed:], key, value
+            return
+        if self.start == 0:
+            self.query = query.new_empty(query.shape[0], self._observed, query.shape[2])
+            self.key, self.value = (x.new_empty(x.shape[0], num_tokens, x.shape[2]) for x in (key, value))
+        self.key[:, self.start : end], self.value[:, self.start : end] = key, value
+        if end > first_observed:
+            newest = query[:, max(0, first_observed - self.start) :]
+            self.query[:, end - first_observed - newest.shape[1] : end - first_observed] = newest

@@ -1,12 +1,15 @@
-"""Prefill of one prompt as a generator: each step runs one layer over the whole sequence.
+"""Prefill of one prompt as a generator: layer by layer over the whole sequence, a chunk of tokens at each step.
 
-Full keys and values exist for one layer at a time. What a layer keeps is handed out as soon as the layer is done.
+A chunk goes through the whole layer, projections, attention and MLP, before the next one starts, so activations
+are bounded by the chunk, not by the prompt. Full keys and values exist for one layer at a time. What a layer keeps
+is handed out as soon as the layer is done.
 Several selections of the same prompt can run side by side: they share the layers until one drops tokens.
 """
 
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from operator import itemgetter
 
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor
 from common.errors import ContextLengthError, InvalidRequestError
 from common.model.decoder import DecoderModel, Rotary
 from common.skeleton.selection import Selection
-from services.prefill.attention import sequence_attention
+from services.prefill.attention import SequenceAttention
 from services.prefill.outputs import KeptLayer, Output, PromptEnd
 from services.prefill.selectors.base import Decision, LayerView, Scope, Selector
 from services.prefill.selectors.full import Full
@@ -48,36 +51,31 @@ class _Walk:
         return _Walk(self.hidden[:, going_on], self.positions[going_on], rotary, [run])
 
 
-class _CapturingAttention:
-    """Attention over the sequence that keeps hold of one layer's inputs until they are selected from."""
-
-    def __init__(self, windows: tuple[int | None, ...]) -> None:
-        self._windows = windows
-        self.positions: Tensor
-        self.query: Tensor
-        self.key: Tensor
-        self.value: Tensor
-        self.scaling: float
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        self.query, self.key, self.value, self.scaling = query[0], key[0], value[0], scaling
-        return sequence_attention(query, key, value, self.positions, self._windows[layer], scaling)
-
-    def release(self) -> None:
-        """Let go of the layer's tensors."""
-        del self.query, self.key, self.value
+CPU_CHUNK_TOKENS = 1024
+"""Tokens that a step runs through a layer: on a CPU a chunk's activations stay in its caches."""
+GPU_CHUNK_TOKENS = 16384
+"""The same where a chunk has to fill the device."""
 
 
 class PrefillEngine:
     """Runs prompts on one model."""
 
     def __init__(
-        self, model: DecoderModel, *, calibrated_pivot: int | None = None, sentence_ends: Tensor | None = None
+        self,
+        model: DecoderModel,
+        *,
+        calibrated_pivot: int | None = None,
+        sentence_ends: Tensor | None = None,
+        chunk_tokens: int | None = None,
     ) -> None:
-        """Take a model, its L* if it was calibrated, and which tokens of its vocabulary end a sentence, [V]."""
+        """Take a model, its L* if it was calibrated, and which tokens of its vocabulary end a sentence, [V].
+
+        A step runs at most `chunk_tokens` through a layer; if None, as many as suit the device.
+        """
         self.model = model
         self._calibrated_pivot = calibrated_pivot
         self._sentence_ends = sentence_ends
+        self._chunk_tokens = chunk_tokens or (CPU_CHUNK_TOKENS if model.device.type == "cpu" else GPU_CHUNK_TOKENS)
 
     def check(self, token_ids: list[int]) -> None:
         """Raise for a prompt that cannot be run: empty, too long, or with ids outside the vocabulary."""
@@ -90,7 +88,7 @@ class PrefillEngine:
             raise InvalidRequestError(f"token id {max(token_ids)} is outside the vocabulary", param="prompt")
 
     def run(self, token_ids: list[int], selection: Selection) -> Generator[Output, None, None]:
-        """Yield every layer's kept K/V in order, then the prompt's end. Each step runs one layer."""
+        """Yield every layer's kept K/V in order, then the prompt's end; None after a step that completes neither."""
         selector = selector_for(selection, self.scope(token_ids))
         # No loop variable: it would hold on to a layer while the next one runs.
         yield from map(itemgetter(1), self.run_all(token_ids, [selector]))
@@ -110,14 +108,16 @@ class PrefillEngine:
         runs = [_Run(index, selector) for index, selector in enumerate(selectors)]
         walks = [self._start(token_ids, runs)]
         restarts: list[_Run] = []
-        attention = _CapturingAttention(self.model.spec.windows)
         for layer in range(self.model.spec.num_layers):
             forks: list[_Walk] = []
             for walk in walks:
-                seconds = self._forward(walk, layer, attention)
+                attention = self._attention(walk, layer)
+                for start, end in pairwise(self._chunk_bounds(len(walk.positions))):
+                    if start:
+                        yield walk.runs[0].index, None
+                    self._forward(walk, layer, start, end, attention)
                 staying = []
                 for run in walk.runs:
-                    run.compute_seconds += seconds
                     yield run.index, self._keep(run, layer, attention)
                     if run.going_on is None:
                         staying.append(run)
@@ -126,7 +126,7 @@ class PrefillEngine:
                     else:
                         forks.append(walk.fork(run))
                 walk.runs = staying
-                attention.release()
+                del attention  # and the layer's keys and values with it
             walks = [walk for walk in walks if walk.runs] + forks
         for walk in walks:
             for run in walk.runs:
@@ -140,14 +140,26 @@ class PrefillEngine:
         hidden = self.model.embed(torch.tensor([token_ids], device=device))
         return _Walk(hidden, positions, self.model.rotary(positions[None]), runs)
 
-    def _forward(self, walk: _Walk, layer: int, attention: _CapturingAttention) -> float:
-        """Run a layer over the walk's sequence; return the seconds it took."""
-        started = time.monotonic()
-        attention.positions = walk.positions
-        walk.hidden = self.model.layer(layer, walk.hidden, walk.rotary, walk.positions[None], attention)
-        return time.monotonic() - started
+    def _attention(self, walk: _Walk, layer: int) -> SequenceAttention:
+        observed = max(run.selector.observed_queries for run in walk.runs)
+        return SequenceAttention(walk.positions, self.model.spec.windows[layer], observed)
 
-    def _keep(self, run: _Run, layer: int, attention: _CapturingAttention) -> KeptLayer | None:
+    def _chunk_bounds(self, num_tokens: int) -> list[int]:
+        """Return where the chunks of a sequence start and end: as few as may be, of equal length."""
+        num_chunks = -(-num_tokens // self._chunk_tokens)
+        return [num_tokens * chunk // num_chunks for chunk in range(num_chunks + 1)]
+
+    @torch.inference_mode()
+    def _forward(self, walk: _Walk, layer: int, start: int, end: int, attention: SequenceAttention) -> None:
+        """Run the tokens from `start` to `end` through a layer, in place: later ones see their keys alone."""
+        started = time.monotonic()
+        rotary = {kind: (cos[:, start:end], sin[:, start:end]) for kind, (cos, sin) in walk.rotary.items()}
+        hidden, positions = walk.hidden[:, start:end], walk.positions[None, start:end]
+        hidden.copy_(self.model.layer(layer, hidden, rotary, positions, attention))
+        for run in walk.runs:
+            run.compute_seconds += time.monotonic() - started
+
+    def _keep(self, run: _Run, layer: int, attention: SequenceAttention) -> KeptLayer | None:
         """Return what a run keeps of the layer that just ran; note who goes on."""
         started = time.monotonic()
         window = self.model.spec.windows[layer]
@@ -183,7 +195,7 @@ class PrefillEngine:
                 yield run.index, output
 
 
-def _gather(layer: int, attention: _CapturingAttention, kept: Tensor, positions: Tensor | None) -> KeptLayer:
+def _gather(layer: int, attention: SequenceAttention, kept: Tensor, positions: Tensor | None) -> KeptLayer:
     """Take the kept tokens out of [G, N, d]: one set for all groups, or [G, kept], one for each."""
 
     def take(full: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from common.model import decoder
 from common.model.source import resolve
 from common.pb import prefill_pb2_grpc
 from services.prefill.blocks import sentence_ends
-from services.prefill.engine import PrefillEngine
+from services.prefill.engine import CPU_CHUNK_TOKENS, PrefillEngine
 from services.prefill.scheduler import PrefillScheduler
 from services.prefill.server import PrefillServer
 from services.prefill.settings import PrefillSettings
@@ -22,7 +22,7 @@ def run(settings: PrefillSettings) -> None:
     configure("prefill", settings.log_level)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    model = decoder.load(settings.model, device=settings.device, dtype=settings.dtype)
+    model = decoder.load(settings.model, device=settings.device, dtype=settings.dtype, step_tokens=CPU_CHUNK_TOKENS)
     engine = PrefillEngine(
         model,
         calibrated_pivot=stored_pivot(model.spec.fingerprint, settings.calibration),

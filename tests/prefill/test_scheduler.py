@@ -9,6 +9,7 @@ import pytest
 from common.errors import OverloadedError
 from common.model.decoder import DecoderModel
 from common.skeleton.selection import Selection
+from services.prefill import scheduler as scheduler_module
 from services.prefill.engine import PrefillEngine
 from services.prefill.scheduler import PrefillScheduler
 from tests.families import tiny_model
@@ -56,16 +57,15 @@ async def drain(scheduler: PrefillScheduler, prompt: list[int], *, stop_after: i
     return count
 
 
-async def test_a_short_prompt_waits_for_one_layer_of_a_long_one(engine: Recording, scheduler: PrefillScheduler) -> None:
+async def test_a_short_prompt_waits_for_one_step_of_a_long_one(engine: Recording, scheduler: PrefillScheduler) -> None:
     long = asyncio.create_task(drain(scheduler, LONG))
     while len(engine.turns) < 3:
         await asyncio.sleep(0.001)
     arrival = len(engine.turns)
     assert await drain(scheduler, SHORT) == 41
     between = engine.turns[arrival : len(engine.turns) - engine.turns[::-1].index(len(SHORT))]
-    # One layer may be running, one is due to the long prompt for every sixteen turns without it, and a
-    # full outbox may give away a turn while the loop hands it on.
-    assert between.count(len(LONG)) <= 8
+    # One step may be running, and one is due to the long prompt for every sixteen turns without it.
+    assert between.count(len(LONG)) <= 4
     assert await long == 41
 
 
@@ -82,7 +82,7 @@ async def test_a_long_prompt_is_not_passed_over_for_ever(engine: Recording, sche
     await asyncio.gather(*busy)
 
 
-async def test_leaving_stops_a_prompt_within_a_layer(engine: Recording, scheduler: PrefillScheduler) -> None:
+async def test_leaving_stops_a_prompt_within_a_step(engine: Recording, scheduler: PrefillScheduler) -> None:
     await drain(scheduler, LONG, stop_after=3)
     turns = len(engine.turns)
     while scheduler.num_jobs:
@@ -91,7 +91,11 @@ async def test_leaving_stops_a_prompt_within_a_layer(engine: Recording, schedule
     assert len(engine.turns) <= turns + 1
 
 
-async def test_a_reader_that_does_not_read_holds_up_only_itself(engine: Recording, scheduler: PrefillScheduler) -> None:
+async def test_a_reader_that_does_not_read_holds_up_only_itself(
+    engine: Recording, scheduler: PrefillScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer_bytes = 900 * 2 * 2 * 16 * 4
+    monkeypatch.setattr(scheduler_module, "_OUTBOX_BYTES", 2 * layer_bytes)
     stalled = scheduler.stream(LONG, FULL)
     await anext(stalled)
     await drain(scheduler, SHORT)

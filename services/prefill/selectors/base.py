@@ -44,7 +44,8 @@ class LayerView:
 
     Attributes:
         layer: its index.
-        query: rotated, [H, tokens, d]; the heads of a KV group are adjacent.
+        query: rotated, of the last tokens at least `Selector.observed_queries`, [H, observed, d]; the heads of a KV
+            group are adjacent.
         key: rotated, [G, tokens, d].
         scaling: factor of the scores before the softmax.
     """
@@ -79,6 +80,11 @@ class Selector(ABC):
         self.pivot_layer: int | None = None
         self._budgets = selection.layer_budgets(scope.num_tokens, scope.num_layers)
         self._blocks = self._find_blocks()
+
+    @property
+    def observed_queries(self) -> int:
+        """How many of the last tokens' queries the method looks at."""
+        return self.selection.window_tokens
 
     def select(self, view: LayerView) -> Decision:
         """Observe a layer; say what it keeps and who goes on."""

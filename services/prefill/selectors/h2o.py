@@ -15,6 +15,11 @@ from services.prefill.selectors.saliency import attention_received
 class H2O(Selector):
     """Scores a token by the attention that all later queries pay to it; recent tokens come first."""
 
+    @property
+    def observed_queries(self) -> int:
+        """All of them."""
+        return self.scope.num_tokens
+
     def score(self, view: LayerView) -> Tensor:
         """Return the attention received, and more than any for the recent half of the budget."""
         scores = attention_received(view.query, view.key, view.scaling)

@@ -1,5 +1,7 @@
 """Saliency: the attention that queries pay to each token."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ def window_saliency(window_query: Tensor, key: Tensor, scaling: float) -> Tensor
     """Return the last w queries' saliency by KV group: `S_j = 1/w * sum_{t in last w} sum_{h in H_g} a_{t,j}^(l,h)`.
 
     StructKV's formula sums over g too, which is left to the caller, who may want one set per group. The product
-    is grouped: keys are never repeated per query head, and only [G, H/G * w, N] scores exist.
+    is grouped: keys are never repeated per query head, and only one group's [H/G * w, N] scores exist at a time.
 
     Args:
         window_query: rotated queries of the last w tokens, [H, w, d]; heads of a group are adjacent.
@@ -20,7 +22,8 @@ def window_saliency(window_query: Tensor, key: Tensor, scaling: float) -> Tensor
     Returns:
         [G, N], float32. Each row sums to H/G.
     """
-    return _causal_attention(window_query, key, scaling).sum(dim=(1, 2)).div_(window_query.shape[1])
+    sums = [attention.sum(dim=(0, 1, 2)) for attention in _by_group(window_query, key, scaling)]
+    return torch.stack(sums).div_(window_query.shape[1])
 
 
 def peak_saliency(window_query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -29,7 +32,7 @@ def peak_saliency(window_query: Tensor, key: Tensor, scaling: float) -> Tensor:
     A retrieving head looks at the one span that answers a query, for that query only: a peak. In a sum it drowns
     in what all heads and queries pay to delimiters and neighbours. Arguments and shape as of `window_saliency`.
     """
-    return _causal_attention(window_query, key, scaling).amax(dim=(1, 2))
+    return torch.stack([attention.amax(dim=(0, 1, 2)) for attention in _by_group(window_query, key, scaling)])
 
 
 def attention_received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -42,6 +45,12 @@ def attention_received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
         end = min(start + _BLOCK_QUERIES, query.shape[1])
         total[:, :end] += _causal_attention(query[:, start:end], key[:, :end], scaling).sum(dim=(1, 2))
     return total
+
+
+def _by_group(query: Tensor, key: Tensor, scaling: float) -> Iterator[Tensor]:
+    """Yield each KV group's causal attention in turn: [1, H/G, T, N], float32."""
+    for group_query, group_key in zip(query.chunk(key.shape[0]), key.split(1), strict=True):
+        yield _causal_attention(group_query, group_key, scaling)
 
 
 def _causal_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
