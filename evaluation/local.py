@@ -1,11 +1,13 @@
 """Runs samples in this process, on the engines that the services run: one prefill, a batch of decodes.
 
 All variants of a sample share the layers in which nobody has dropped a token yet, and the answers of many samples
-are decoded together. What a skeleton loses on the wire, its precision, it loses here too.
+are decoded together. What a skeleton loses on the wire, its precision, it loses here too: each goes through the
+same encoder and reader.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from time import monotonic
 
 import psutil
@@ -14,7 +16,10 @@ import torch
 from common.model import decoder
 from common.model.source import resolve
 from common.skeleton import wire
+from common.skeleton.codecs import Codec
 from common.skeleton.selection import Selection
+from common.skeleton.tensor_bytes import dtype_name
+from common.skeleton.wire import SkeletonReader
 from evaluation.backend import Answer, Variant
 from evaluation.prompt import PromptFormat
 from evaluation.sample import Sample
@@ -34,15 +39,15 @@ _SETTLED_EVERY = 8
 
 @dataclass(eq=False, slots=True)
 class _Running:
-    """One variant of one sample: its sequence in decode, and what is known of its answer."""
+    """One variant of one sample: its sequence in decode, its way there, and what is known of its answer."""
 
     sample: Sample
     variant: Variant
     selection: Selection
     prompt_tokens: int
     sequence: Sequence
-    kept_tokens: list[int] = field(default_factory=list)
-    skeleton_bytes: int = 0
+    codec: Codec
+    reader: SkeletonReader
     pivot_layer: int | None = None
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -78,7 +83,7 @@ class LocalBackend:
         return {
             "model_fingerprint": spec.fingerprint,
             "device": str(self._model.device),
-            "dtype": wire.dtype_name(spec.dtype),
+            "dtype": dtype_name(spec.dtype),
             "threads": torch.get_num_threads(),
             "calibrated_pivot": self._calibrated_pivot,
         }
@@ -122,7 +127,18 @@ class LocalBackend:
             stop_token_ids=frozenset(self._prompts.eos_token_ids),
         )
         sequence = Sequence(selection.next_position(prompt_tokens), kv, sampling)
-        return _Running(sample, variant, selection, prompt_tokens, sequence)
+        codec = Codec.of(self._model.spec, prompt_tokens, selection)
+        return _Running(
+            sample, variant, selection, prompt_tokens, sequence, codec, self._reader(prompt_tokens, selection, codec)
+        )
+
+    def _reader(self, prompt_tokens: int, selection: Selection, codec: Codec) -> SkeletonReader:
+        """Return the receiver of one skeleton, opened."""
+        spec, pool = self._model.spec, self._decode.pool
+        bounds = self._decode.max_kept_tokens(prompt_tokens, selection)
+        reader = SkeletonReader(spec, prompt_tokens, bounds, selection, device=pool.keys.device, dtype=pool.keys.dtype)
+        reader.read_header(wire.header(spec, prompt_tokens, codec))
+        return reader
 
     @torch.inference_mode()
     def _run_prompt(self, token_ids: list[int], fresh: list[_Running]) -> None:
@@ -139,20 +155,17 @@ class LocalBackend:
                 running.prefill_seconds = output.compute_seconds
 
     def _write(self, running: _Running, kept: KeptLayer) -> None:
-        dtype = wire.wire_dtype(self._model.spec, running.prompt_tokens, running.selection)
-        keys, values = kept.keys.to(dtype), kept.values.to(dtype)
-        table = running.sequence.kv.tables[kept.layer]
-        positions = [] if kept.positions is None else kept.positions.tolist()
-        self._decode.pool.write(table, keys, values, positions)
-        running.kept_tokens.append(keys.shape[0])
-        running.skeleton_bytes += keys.nbytes + values.nbytes
+        """Send a layer as prefill does, and receive it as decode does."""
+        pool, table = self._decode.pool, running.sequence.kv.tables[kept.layer]
+        for message in wire.layer_chunks(kept.layer, kept.keys, kept.values, kept.positions, running.codec):
+            chunk = running.reader.read_chunk(message)
+            pool.write(table, chunk.keys, chunk.values, chunk.positions or ())
 
     def _step(self, batch: list[_Running]) -> Iterator[tuple[Sample, Variant, Answer]]:
         """Give every running answer its next token; yield those that end, and take them out of the batch."""
         started = monotonic()
         for running in batch:
-            if running.sequence.hidden_state is None:
-                self._decode.append_slot(running.sequence)
+            self._decode.append_slots(running.sequence)
         tokens = self._decode.step([running.sequence for running in batch])
         seconds = (monotonic() - started) / len(batch)
         for running, token in zip(list(batch), tokens, strict=True):
@@ -174,8 +187,8 @@ class LocalBackend:
         return Answer(
             text=self._prompts.text(running.token_ids[:-1] if stopped else running.token_ids),
             prompt_tokens=running.prompt_tokens,
-            kept_tokens=sum(running.kept_tokens) / len(running.kept_tokens),
-            skeleton_bytes=running.skeleton_bytes,
+            kept_tokens=fmean(running.reader.kept_tokens),
+            skeleton_bytes=running.reader.num_bytes,
             prefill_seconds=running.prefill_seconds,
             decode_seconds=running.decode_seconds,
             pivot_layer=running.pivot_layer,

@@ -44,6 +44,7 @@ class Selection(_message.Message):
     DECAY_FIELD_NUMBER: _builtins.int
     PIVOT_FIELD_NUMBER: _builtins.int
     PIVOT_LAYER_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """"structkv", "full", or one of its relatives"""
     variant: _builtins.str
@@ -76,6 +77,8 @@ class Selection(_message.Message):
     """L* from the model's "calibrated" value, or found "online" """
     pivot_layer: _builtins.int
     """L* itself; 0: from `pivot`"""
+    codec: _builtins.str
+    """"raw", "int8" or "int4"; a prompt left whole crosses raw"""
     def __init__(
         self,
         *,
@@ -95,10 +98,11 @@ class Selection(_message.Message):
         decay: _builtins.float = ...,
         pivot: _builtins.str = ...,
         pivot_layer: _builtins.int = ...,
+        codec: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "decay", b"decay", "floor_tokens", b"floor_tokens", "granularity", b"granularity", "kv_retention", b"kv_retention", "kv_tokens", b"kv_tokens", "method", b"method", "pivot", b"pivot", "pivot_layer", b"pivot_layer", "pool_tokens", b"pool_tokens", "ranked_by", b"ranked_by", "saliency", b"saliency", "sink_tokens", b"sink_tokens", "struct_retention", b"struct_retention", "variant", b"variant", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "codec", b"codec", "decay", b"decay", "floor_tokens", b"floor_tokens", "granularity", b"granularity", "kv_retention", b"kv_retention", "kv_tokens", b"kv_tokens", "method", b"method", "pivot", b"pivot", "pivot_layer", b"pivot_layer", "pool_tokens", b"pool_tokens", "ranked_by", b"ranked_by", "saliency", b"saliency", "sink_tokens", b"sink_tokens", "struct_retention", b"struct_retention", "variant", b"variant", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -117,6 +121,7 @@ class SkeletonHeader(_message.Message):
     NUM_KV_HEADS_FIELD_NUMBER: _builtins.int
     HEAD_DIM_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     model_fingerprint: _builtins.str
     prompt_tokens: _builtins.int
@@ -124,7 +129,9 @@ class SkeletonHeader(_message.Message):
     num_kv_heads: _builtins.int
     head_dim: _builtins.int
     dtype: _builtins.str
-    """of keys and values: "float32", "bfloat16", "float16" """
+    """of what is not quantised: "float32", "bfloat16", "float16" """
+    codec: _builtins.str
+    """of keys and values: "raw", "int8", "int4" """
     def __init__(
         self,
         *,
@@ -135,10 +142,11 @@ class SkeletonHeader(_message.Message):
         num_kv_heads: _builtins.int = ...,
         head_dim: _builtins.int = ...,
         dtype: _builtins.str = ...,
+        codec: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "head_dim", b"head_dim", "model_fingerprint", b"model_fingerprint", "num_kv_heads", b"num_kv_heads", "num_layers", b"num_layers", "prompt_tokens", b"prompt_tokens", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "dtype", b"dtype", "head_dim", b"head_dim", "model_fingerprint", b"model_fingerprint", "num_kv_heads", b"num_kv_heads", "num_layers", b"num_layers", "prompt_tokens", b"prompt_tokens", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,9 +173,9 @@ class LayerChunk(_message.Message):
     """first kept token in this chunk"""
     num_tokens: _builtins.int
     keys: _builtins.bytes
-    """[num_tokens, num_kv_heads, head_dim], keys already rotated"""
+    """[num_tokens, num_kv_heads, head_dim], keys already rotated; see below"""
     values: _builtins.bytes
-    """[num_tokens, num_kv_heads, head_dim]"""
+    """[num_tokens, num_kv_heads, head_dim]; see below"""
     checksum: _builtins.int
     """xxh3 of keys, values, positions and the numbers above"""
     @_builtins.property
@@ -196,7 +204,16 @@ Global___LayerChunk: _TypeAlias = LayerChunk  # noqa: Y015
 
 @_typing.final
 class PrefillResult(_message.Message):
-    """Last message of a skeleton."""
+    """Keys and values under the codec "raw" are their elements in the header's dtype. Under "int8" and "int4" a payload
+    is: the tokens that are left unquantised, in their order, in the header's dtype; then, of the others,
+      scales  bfloat16 } [ceil(tokens / 64), num_kv_heads, head_dim] for keys, a row for 64 tokens of the chunk;
+      zeros   int16    } [tokens, num_kv_heads] for values
+      codes   uint8, [tokens, num_kv_heads, head_dim]; int4 has two along head_dim in a byte, the first in its low half
+    with value = (code + zero) * scale. Unquantised are a layer's first `sink_tokens` and last `window_tokens` tokens, but
+    at most layer_tokens / 12 in all; the window gives way first. Everything is little-endian.
+
+    Last message of a skeleton.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -41,6 +41,7 @@ SALIENCIES = ("peak", "sum")
 RANKINGS = ("centrality", "saliency")
 GRANULARITIES = ("head", "layer")
 PIVOTS = ("calibrated", "online")
+CODECS = ("raw", "int8", "int4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class Selection:
         pivot: where structkv takes L* from: the model's calibration, or each prompt's own layers as they run.
         pivot_layer: the layers that see the whole prompt, for the methods that cut; 0 leaves it to `pivot`, or
             to the share of the layers that the method's paper takes.
+        codec: the form in which the kept keys and values cross the network: bfloat16 ("raw"), or quantised. A prompt
+            that is left whole crosses exactly, whatever this says.
     """
 
     method: str = "structkv"
@@ -85,6 +88,7 @@ class Selection:
     decay: float = 1.0
     pivot: str = "calibrated"
     pivot_layer: int = 0
+    codec: str = "int8"
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, by name."""
@@ -94,6 +98,7 @@ class Selection:
         self._one_of("ranked_by", RANKINGS)
         self._one_of("granularity", GRANULARITIES)
         self._one_of("pivot", PIVOTS)
+        self._one_of("codec", CODECS)
         for name in ("kv_retention", "struct_retention", "decay"):
             self._require(0.0 < getattr(self, name) <= 1.0, name, "must be above 0 and at most 1")
         for name in ("window_tokens", "pool_tokens"):
@@ -151,7 +156,8 @@ class Selection:
         """Return the selection that `options` ask for, by field name.
 
         What they leave open comes from `defaults`; but a method or variant other than the defaults' brings its
-        own parameters, and only the budgets are taken over. Raises InvalidRequestError for values out of range.
+        own parameters, and only the budgets and the codec are taken over. Raises InvalidRequestError for values out
+        of range.
         """
         base = defaults or cls()
         method = options.get("method", base.method)
@@ -162,6 +168,7 @@ class Selection:
                 kv_tokens=base.kv_tokens,
                 struct_retention=base.struct_retention,
                 floor_tokens=base.floor_tokens,
+                codec=base.codec,
             )
         own = {**PRESETS.get(method, {}), **VARIANTS.get(variant, {})}
         if "kv_retention" in options:  # a request's rate is meant, whatever the defaults count in

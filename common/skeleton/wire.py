@@ -1,12 +1,14 @@
 """A skeleton's messages: layers cut into checksummed chunks, and the reader that trusts none of them.
 
-Keys and values cross as they are stored, [tokens, G, d], so a chunk is written where it belongs without
-rearranging. A prompt that is kept whole crosses exactly; a skeleton is an approximation already and crosses in
-bfloat16. Whatever a message claims is checked against what the receiver expects before it is used.
+Keys and values cross in the order in which they are stored, [tokens, G, d], so a chunk is written where it belongs
+without rearranging; `codecs` has their bytes. Whatever a message claims is checked against what the receiver expects
+before it is used.
 """
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,19 +19,16 @@ from torch import Tensor
 from common.errors import SkeletonError
 from common.model.decoder import ModelSpec
 from common.pb import skeleton_pb2
+from common.skeleton.codecs import Codec
 from common.skeleton.selection import Selection
+from common.skeleton.tensor_bytes import dtype_from_name, dtype_name, from_bytes, to_bytes
 
-VERSION = 1
+VERSION = 2
 CHUNK_BYTES = 1 << 20
 """Keys and values in one message: large enough to be efficient, far from gRPC's limits."""
 
 
-def wire_dtype(spec: ModelSpec, prompt_tokens: int, selection: Selection) -> torch.dtype:
-    """Return the precision in which a prompt's keys and values cross."""
-    return spec.dtype if selection.keeps_everything(prompt_tokens) else torch.bfloat16
-
-
-def header(spec: ModelSpec, prompt_tokens: int, dtype: torch.dtype) -> skeleton_pb2.SkeletonHeader:
+def header(spec: ModelSpec, prompt_tokens: int, codec: Codec) -> skeleton_pb2.SkeletonHeader:
     """Return the message that opens a skeleton."""
     return skeleton_pb2.SkeletonHeader(
         version=VERSION,
@@ -38,36 +37,39 @@ def header(spec: ModelSpec, prompt_tokens: int, dtype: torch.dtype) -> skeleton_
         num_layers=spec.num_layers,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        dtype=dtype_name(dtype),
+        dtype=dtype_name(codec.dtype),
+        codec=codec.name,
     )
 
 
 def layer_chunks(
-    layer: int, keys: Tensor, values: Tensor, positions: Tensor | None, dtype: torch.dtype
+    layer: int, keys: Tensor, values: Tensor, positions: Tensor | None, codec: Codec
 ) -> Iterator[skeleton_pb2.LayerChunk]:
-    """Cut one layer's kept keys and values, each [kept, G, d], and its positions [kept] into messages."""
-    num_tokens = keys.shape[0]
-    row_bytes = 2 * keys[0].numel() * dtype.itemsize
-    step = max(1, CHUNK_BYTES // row_bytes)
-    keys, values = keys.to(dtype).cpu(), values.to(dtype).cpu()
-    for start in range(0, num_tokens, step):
-        end = min(start + step, num_tokens)
+    """Cut one layer's kept keys and values, each [kept, G, d], and its positions [kept] into messages.
+
+    Raises SkeletonError for numbers that the codec cannot express.
+    """
+    num_tokens, start = keys.shape[0], 0
+    while start < num_tokens:
+        end = _chunk_end(codec, num_tokens, start)
+        split = codec.split(num_tokens, start, end)
         chunk = skeleton_pb2.LayerChunk(
             layer=layer,
             layer_tokens=num_tokens,
             token_start=start,
             num_tokens=end - start,
-            keys=to_bytes(keys[start:end]),
-            values=to_bytes(values[start:end]),
+            keys=(key_bytes := codec.encode("keys", keys[start:end], split)),
+            values=(value_bytes := codec.encode("values", values[start:end], split)),
             positions=positions[start:end].tolist() if positions is not None else (),
         )
-        chunk.checksum = _checksum(chunk)
+        chunk.checksum = _checksum(chunk, key_bytes, value_bytes)
         yield chunk
+        start = end
 
 
 def prompt_end(hidden_state: Tensor, pivot_layer: int | None) -> skeleton_pb2.PrefillResult:
     """Return the message that closes a skeleton, its times still unset."""
-    data = to_bytes(hidden_state.float().cpu())
+    data = to_bytes(hidden_state.float())
     return skeleton_pb2.PrefillResult(
         hidden_state=data, checksum=xxhash.xxh3_64_intdigest(data), pivot_layer=pivot_layer
     )
@@ -86,42 +88,61 @@ class Chunk(NamedTuple):
 class SkeletonReader:
     """Checks a skeleton's messages in their order; each method raises SkeletonError for what does not fit."""
 
-    def __init__(self, spec: ModelSpec, prompt_tokens: int, max_kept_tokens: Sequence[int]) -> None:
-        """Expect a skeleton of a prompt for a model, with at most so many tokens in each layer."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        prompt_tokens: int,
+        max_kept_tokens: Sequence[int],
+        selection: Selection,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Expect a skeleton of a prompt for a model, with at most so many tokens in each layer.
+
+        Its chunks come on `device` and as `dtype`, for which `Codec.decode` has the defaults. Raises
+        InvalidRequestError for a codec that the model's keys and values cannot cross in.
+        """
         self._spec = spec
         self.prompt_tokens = prompt_tokens
         self._max_kept_tokens = max_kept_tokens
-        self._dtype: torch.dtype | None = None
+        self._whole = selection.keeps_everything(prompt_tokens)
+        self._codec = Codec.of(spec, prompt_tokens, selection)
+        self._device, self._dtype = device, dtype
+        self._opened = False
         self._next_token = 0
         self.kept_tokens: list[int] = []
         self.num_bytes = 0
 
     def read_header(self, message: skeleton_pb2.SkeletonHeader) -> None:
         """Take the opening message."""
-        spec = self._spec
-        dtype = dtype_from_name(message.dtype)  # any will do: the pool converts to its own
-        expected = header(spec, self.prompt_tokens, dtype)
+        if self._whole:  # in the sender's own precision, which need not be ours
+            self._codec = replace(self._codec, dtype=dtype_from_name(message.dtype))
+        expected = header(self._spec, self.prompt_tokens, self._codec)
         if message != expected:
             raise SkeletonError(f"skeleton header does not fit: got {message!r}, expected {expected!r}")
-        self._dtype = dtype
+        self._opened = True
 
     def read_chunk(self, message: skeleton_pb2.LayerChunk) -> Chunk:
         """Take the next part of the current layer, or the first of the next one."""
-        if self._dtype is None:
+        if not self._opened:
             raise SkeletonError("a chunk came before the header")
         self._check_place(message)
-        if message.checksum != _checksum(message):
+        key_bytes, value_bytes = message.keys, message.values  # every access copies them
+        if message.checksum != _checksum(message, key_bytes, value_bytes):
             raise SkeletonError(f"layer {message.layer}: checksum differs at token {message.token_start}")
-        shape = (message.num_tokens, self._spec.num_kv_heads, self._spec.head_dim)
-        keys = from_bytes(message.keys, self._dtype, shape)
-        values = from_bytes(message.values, self._dtype, shape)
+        start, end = message.token_start, message.token_start + message.num_tokens
+        split = self._codec.split(message.layer_tokens, start, end)
+        keys = self._codec.decode("keys", key_bytes, split, device=self._device, dtype=self._dtype)
+        values = self._codec.decode("values", value_bytes, split, device=self._device, dtype=self._dtype)
+        self.num_bytes += len(key_bytes) + len(value_bytes)
         self._advance(message)
         positions = list(message.positions) if self._spec.windows[message.layer] is not None else None
-        return Chunk(message.layer, message.token_start, keys, values, positions)
+        return Chunk(message.layer, start, keys, values, positions)
 
     def read_result(self, message: skeleton_pb2.PrefillResult) -> Tensor:
         """Take the closing message; return the last token's hidden state, [hidden_size]."""
-        if self._dtype is None or self._next_token or len(self.kept_tokens) != self._spec.num_layers:
+        if not self._opened or self._next_token or len(self.kept_tokens) != self._spec.num_layers:
             raise SkeletonError(f"skeleton ended in layer {len(self.kept_tokens)} of {self._spec.num_layers}")
         if message.checksum != xxhash.xxh3_64_intdigest(message.hidden_state):
             raise SkeletonError("checksum of the hidden state differs")
@@ -151,43 +172,22 @@ class SkeletonReader:
             raise SkeletonError(f"layer {message.layer}: positions do not ascend")
 
     def _advance(self, message: skeleton_pb2.LayerChunk) -> None:
-        self.num_bytes += len(message.keys) + len(message.values)
         self._next_token += message.num_tokens
         if self._next_token == message.layer_tokens:
             self.kept_tokens.append(message.layer_tokens)
             self._next_token = 0
 
 
-def to_bytes(tensor: Tensor) -> bytes:
-    """Return a CPU tensor's elements as they lie in memory."""
-    data: bytes = tensor.contiguous().view(torch.uint8).numpy().tobytes()
-    return data
+def _chunk_end(codec: Codec, layer_tokens: int, start: int) -> int:
+    """Return how far a chunk from `start` on gets with at most CHUNK_BYTES; it has a token at least."""
+    ends = range(start + 1, layer_tokens + 1)
+    fit = bisect_right(ends, CHUNK_BYTES, key=lambda end: codec.num_bytes(codec.split(layer_tokens, start, end)))
+    return start + max(1, fit)
 
 
-def from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Return a tensor over a copy of `data`; raise SkeletonError if the length is not the shape's."""
-    wanted = dtype.itemsize * torch.Size(shape).numel()
-    if len(data) != wanted:
-        raise SkeletonError(f"{len(data)} bytes for a {list(shape)} of {dtype_name(dtype)}, expected {wanted}")
-    return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return a dtype's name without torch's prefix."""
-    return str(dtype).removeprefix("torch.")
-
-
-def dtype_from_name(name: str) -> torch.dtype:
-    """Return the floating-point dtype of that name; raise SkeletonError for any other."""
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        if dtype_name(dtype) == name:
-            return dtype
-    raise SkeletonError(f"unknown dtype {name!r}")
-
-
-def _checksum(chunk: skeleton_pb2.LayerChunk) -> int:
+def _checksum(chunk: skeleton_pb2.LayerChunk, keys: bytes, values: bytes) -> int:
     digest = xxhash.xxh3_64(struct.pack("<4I", chunk.layer, chunk.layer_tokens, chunk.token_start, chunk.num_tokens))
-    digest.update(chunk.keys)
-    digest.update(chunk.values)
+    digest.update(keys)
+    digest.update(values)
     digest.update(struct.pack(f"<{len(chunk.positions)}I", *chunk.positions))
     return digest.intdigest()

@@ -12,6 +12,7 @@ from common.errors import OverloadedError, SkeletonError, StructKVError, Unavail
 from common.model.decoder import ModelSpec
 from common.pb import decode_pb2, prefill_pb2, prefill_pb2_grpc, skeleton_pb2
 from common.rpc import open_channel
+from common.skeleton.selection import Selection
 from common.skeleton.wire import SkeletonReader
 from services.decode.pool import KVPool, SequenceKV
 
@@ -75,7 +76,14 @@ class PrefillClient:
         timeout_seconds: float | None,
     ) -> Skeleton:
         started = time.monotonic()
-        reader = SkeletonReader(self._spec, len(request.prompt_token_ids), max_kept_tokens)
+        reader = SkeletonReader(
+            self._spec,
+            len(request.prompt_token_ids),
+            max_kept_tokens,
+            Selection.from_pb(request.selection),
+            device=self._pool.keys.device,
+            dtype=self._pool.keys.dtype,
+        )
         call = self._stub(target).Prefill(
             prefill_pb2.PrefillRequest(
                 request_id=request.request_id,

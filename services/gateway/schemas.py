@@ -106,6 +106,7 @@ class StructKVOptions(_Body):
     decay: float | None = None
     pivot: str | None = None
     pivot_layer: _Uint32 | None = None
+    codec: str | None = None
     return_stats: bool = False
 
     def choose(self, defaults: Selection) -> Selection:

@@ -1,7 +1,7 @@
-"""Shares one model among prompts, switching at layer boundaries.
+"""Shares one model among prompts, switching after any step: a chunk of tokens through one layer.
 
-All bookkeeping happens on the event loop; only a layer's computation runs in the one compute thread. So there
-are no locks, and a prompt that is cancelled is gone after the layer that is running.
+All bookkeeping happens on the event loop; only a step's computation runs in the one compute thread. So there are
+no locks, and a prompt that is cancelled is gone after the step that is running.
 """
 
 import asyncio
@@ -13,13 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from common.errors import OverloadedError
 from common.pb import prefill_pb2, skeleton_pb2
 from common.skeleton import wire
+from common.skeleton.codecs import Codec
 from common.skeleton.selection import Selection
 from services.prefill.engine import PrefillEngine
 from services.prefill.outputs import KeptLayer, PromptEnd
 
-_OUTBOX_LAYERS = 2
+_OUTBOX_BYTES = 16 * 1024 * 1024
+"""Encoded layers that may wait to be read before a prompt pauses: a short prompt's all fit, so that the prompts it
+shares the model with get no turns while its reader keeps up; a long one's pile up no further than this."""
 _MAX_PASSED_OVER = 16
-"""Layers that other prompts may run before the one that waits longest gets a turn."""
+"""Steps that other prompts may run before the one that waits longest gets a turn."""
 
 Events = list[prefill_pb2.PrefillEvent]
 
@@ -31,12 +34,13 @@ class _Job:
 
     def __init__(self, engine: PrefillEngine, token_ids: list[int], selection: Selection) -> None:
         self.num_tokens = len(token_ids)
-        self.outbox: asyncio.Queue[Events | Exception] = asyncio.Queue(_OUTBOX_LAYERS)
+        self.outbox: asyncio.Queue[Events | Exception] = asyncio.Queue()
+        self.outbox_bytes = 0
         self.passed_over = 0
         self.cancelled = False
         self.finished = False
         self._steps = engine.run(token_ids, selection)
-        self._dtype = wire.wire_dtype(engine.model.spec, len(token_ids), selection)
+        self._codec = Codec.of(engine.model.spec, len(token_ids), selection)
         self._layers_left = engine.model.spec.num_layers + 1
         self._runnable_since = time.monotonic()
         self._queue_seconds = 0.0
@@ -48,11 +52,11 @@ class _Job:
         return self.num_tokens * max(1, self._layers_left)
 
     def compute(self) -> Events:
-        """Run one layer and encode what it keeps; in the compute thread."""
+        """Run one step and encode what a layer that it completes keeps; in the compute thread."""
         started = time.monotonic()
         self._queue_seconds += started - self._runnable_since
-        self._layers_left -= 1
         output = next(self._steps)
+        self._layers_left -= isinstance(output, KeptLayer)
         events = self._encode(output) if isinstance(output, KeptLayer) else []
         self._prefill_seconds += time.monotonic() - started
         if isinstance(output, PromptEnd):
@@ -60,7 +64,7 @@ class _Job:
         return events
 
     def _encode(self, kept: KeptLayer) -> Events:
-        chunks = wire.layer_chunks(kept.layer, kept.keys, kept.values, kept.positions, self._dtype)
+        chunks = wire.layer_chunks(kept.layer, kept.keys, kept.values, kept.positions, self._codec)
         return [prefill_pb2.PrefillEvent(chunk=chunk) for chunk in chunks]
 
     def _result(self, end: PromptEnd) -> skeleton_pb2.PrefillResult:
@@ -69,6 +73,20 @@ class _Job:
         result.queue_seconds = self._queue_seconds
         result.prefill_seconds = self._prefill_seconds
         return result
+
+    def deliver(self, output: Events | Exception) -> None:
+        """Put a step's output where its reader finds it."""
+        if output:  # most steps are in the middle of a layer
+            self.outbox.put_nowait(output)
+            self.outbox_bytes += _num_bytes(output)
+
+    async def read(self) -> Events:
+        """Wait for the next output; raise it if it is an error."""
+        output = await self.outbox.get()
+        self.outbox_bytes -= _num_bytes(output)
+        if isinstance(output, Exception):
+            raise output
+        return output
 
     def ready_again(self) -> None:
         """Start counting the wait for the next turn."""
@@ -80,7 +98,7 @@ class _Job:
 
 
 class PrefillScheduler:
-    """Takes prompts in and runs their layers, the prompt with the least work left first."""
+    """Takes prompts in and runs their steps, the prompt with the least work left first."""
 
     def __init__(self, engine: PrefillEngine, max_queued_tokens: int) -> None:
         self._engine = engine
@@ -107,10 +125,8 @@ class PrefillScheduler:
         self._changed.set()
         try:
             while True:
-                events = await job.outbox.get()
+                events = await job.read()
                 self._changed.set()
-                if isinstance(events, Exception):
-                    raise events
                 for event in events:
                     yield event
                 if events and events[-1].HasField("result"):
@@ -119,7 +135,7 @@ class PrefillScheduler:
             self._withdraw(job)
 
     async def run(self) -> None:
-        """Run layers as long as there are prompts; the worker's main loop."""
+        """Run steps as long as there are prompts; the worker's main loop."""
         while True:
             job = await self._next_job()
             self._running = job
@@ -134,14 +150,14 @@ class PrefillScheduler:
 
     async def _next_job(self) -> _Job:
         while True:
-            runnable = [job for job in self._jobs if not job.finished and not job.outbox.full()]
+            runnable = [job for job in self._jobs if not job.finished and job.outbox_bytes < _OUTBOX_BYTES]
             if runnable:
                 return self._choose(runnable)
             self._changed.clear()
             await self._changed.wait()
 
     def _choose(self, runnable: list[_Job]) -> _Job:
-        """Least work left first, so a short prompt waits for one layer; but nobody is passed over for ever."""
+        """Least work left first, so a short prompt waits for one step; but nobody is passed over for ever."""
         starved = max(runnable, key=lambda job: job.passed_over)
         chosen = starved if starved.passed_over >= _MAX_PASSED_OVER else min(runnable, key=lambda job: job.work_left)
         for job in runnable:
@@ -152,12 +168,12 @@ class PrefillScheduler:
         if job.cancelled:
             self._discard(job)
             return
-        job.outbox.put_nowait(output)
+        job.deliver(output)
         job.ready_again()
 
     def _withdraw(self, job: _Job) -> None:
         job.cancelled = True
-        if job is not self._running:  # else it is discarded as soon as its layer is done
+        if job is not self._running:  # else it is discarded as soon as its step is done
             self._discard(job)
 
     def _discard(self, job: _Job) -> None:
@@ -165,3 +181,7 @@ class PrefillScheduler:
             logger.info("prompt cancelled", extra={"prompt_tokens": job.num_tokens})
         job.close()
         self._jobs.remove(job)
+
+
+def _num_bytes(output: Events | Exception) -> int:
+    return 0 if isinstance(output, Exception) else sum(event.ByteSize() for event in output)

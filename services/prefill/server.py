@@ -8,6 +8,7 @@ from common.errors import SkeletonError
 from common.pb import prefill_pb2, prefill_pb2_grpc
 from common.rpc import error_boundary
 from common.skeleton import wire
+from common.skeleton.codecs import Codec
 from common.skeleton.selection import Selection
 from services.prefill.engine import PrefillEngine
 from services.prefill.scheduler import PrefillScheduler
@@ -36,8 +37,8 @@ class PrefillServer(prefill_pb2_grpc.PrefillServicer):
             token_ids = list(request.prompt_token_ids)
             selection = Selection.from_pb(request.selection)
             self._engine.check(token_ids)
-            dtype = wire.wire_dtype(spec, len(token_ids), selection)
-            await context.write(prefill_pb2.PrefillEvent(header=wire.header(spec, len(token_ids), dtype)))
+            codec = Codec.of(spec, len(token_ids), selection)
+            await context.write(prefill_pb2.PrefillEvent(header=wire.header(spec, len(token_ids), codec)))
             async with aclosing(self._scheduler.stream(token_ids, selection)) as events:
                 async for event in events:
                     await context.write(event)

@@ -6,12 +6,20 @@ from dataclasses import replace
 import pytest
 
 from common.errors import InvalidRequestError
-from common.skeleton.selection import Selection
+from common.skeleton.selection import METHODS, Selection
 
 
 def test_a_method_brings_its_own_parameters_and_leaves_the_budgets() -> None:
     chosen = Selection.of({"method": "snapkv"}, Selection(kv_retention=0.3, decay=0.5))
     assert (chosen.kv_retention, chosen.window_tokens, chosen.pool_tokens, chosen.decay) == (0.3, 32, 7, 1.0)
+
+
+def test_no_method_chooses_the_codec() -> None:
+    assert Selection().codec == "int8"
+    assert all(Selection.of({"method": method}).codec == "int8" for method in METHODS)
+    assert Selection.of({"variant": "paper"}, Selection(codec="raw")).codec == "raw"
+    assert Selection.of({"method": "snapkv"}, Selection(codec="int4")).codec == "int4"
+    assert Selection.of({"method": "snapkv", "codec": "raw"}).codec == "raw"
 
 
 def test_what_a_request_says_comes_first() -> None:
@@ -31,7 +39,7 @@ def test_a_rate_in_the_request_replaces_a_default_number_of_tokens() -> None:
 
 
 def test_over_the_wire_and_back() -> None:
-    selection = Selection.of({"variant": "paper", "kv_tokens": 99, "pivot_layer": 7, "decay": 0.25})
+    selection = Selection.of({"variant": "paper", "kv_tokens": 99, "pivot_layer": 7, "codec": "int4", "decay": 0.25})
     assert Selection.from_pb(selection.to_pb()) == selection
 
 
@@ -51,6 +59,7 @@ def test_over_the_wire_and_back() -> None:
         ("pool_tokens", 0),
         ("decay", 0.0),
         ("pivot", "guess"),
+        ("codec", "int2"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:

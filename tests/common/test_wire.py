@@ -1,6 +1,8 @@
 """The skeleton's messages: what is sent arrives, and anything else is refused."""
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +10,12 @@ import torch
 from common.errors import SkeletonError
 from common.model.decoder import DecoderModel, ModelSpec
 from common.pb import skeleton_pb2
-from common.skeleton import wire
+from common.skeleton import tensor_bytes, wire
+from common.skeleton.codecs import Codec
+from common.skeleton.selection import Selection
 from common.skeleton.wire import SkeletonReader
+
+WHOLE = Selection(method="full")
 
 
 @pytest.fixture
@@ -25,13 +31,13 @@ def tensors(layer: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tenso
 def layers(spec: ModelSpec, until: int = 6) -> Iterator[skeleton_pb2.LayerChunk]:
     for layer in range(until):
         positions = torch.arange(40, 49) if spec.windows[layer] else None
-        yield from wire.layer_chunks(layer, *tensors(layer), positions, torch.float32)
+        yield from wire.layer_chunks(layer, *tensors(layer), positions, Codec.of(spec, 50, WHOLE))
 
 
 @pytest.fixture
 def reader(spec: ModelSpec) -> SkeletonReader:
-    reader = SkeletonReader(spec, 50, [9] * 6)
-    reader.read_header(wire.header(spec, 50, torch.float32))
+    reader = SkeletonReader(spec, 50, [9] * 6, WHOLE)
+    reader.read_header(wire.header(spec, 50, Codec.of(spec, 50, WHOLE)))
     return reader
 
 
@@ -61,7 +67,7 @@ def test_a_skeleton_arrives_as_it_was_sent(spec: ModelSpec, reader: SkeletonRead
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_dtypes_survive(dtype: torch.dtype) -> None:
     keys, _ = tensors(0, dtype)
-    assert torch.equal(wire.from_bytes(wire.to_bytes(keys), dtype, (9, 2, 16)), keys)
+    assert torch.equal(tensor_bytes.from_bytes(tensor_bytes.to_bytes(keys), dtype, (9, 2, 16)), keys)
 
 
 def change(message: skeleton_pb2.LayerChunk, field: str, value: object) -> None:
@@ -97,7 +103,7 @@ def test_a_chunk_that_does_not_fit_is_refused(
     message = next(layers(spec))
     change(message, field, value)
     if honest_checksum:
-        message.checksum = wire._checksum(message)
+        message.checksum = wire._checksum(message, message.keys, message.values)
     with pytest.raises(SkeletonError):
         reader.read_chunk(message)
 
@@ -131,22 +137,193 @@ def test_a_damaged_hidden_state_is_noticed(spec: ModelSpec, reader: SkeletonRead
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("version", 2),
+        ("version", 1),
         ("model_fingerprint", "other"),
         ("prompt_tokens", 51),
         ("num_layers", 7),
         ("num_kv_heads", 1),
         ("head_dim", 8),
         ("dtype", "float64"),
+        ("codec", "int8"),
+        ("codec", ""),
     ],
 )
 def test_a_header_that_does_not_fit_is_refused(field: str, value: object, spec: ModelSpec) -> None:
-    message = wire.header(spec, 50, torch.float32)
+    message = wire.header(spec, 50, Codec.of(spec, 50, WHOLE))
     setattr(message, field, value)
     with pytest.raises(SkeletonError):
-        SkeletonReader(spec, 50, [9] * 6).read_header(message)
+        SkeletonReader(spec, 50, [9] * 6, WHOLE).read_header(message)
 
 
 def test_a_chunk_before_the_header_is_refused(spec: ModelSpec) -> None:
     with pytest.raises(SkeletonError, match="before the header"):
-        SkeletonReader(spec, 50, [9] * 6).read_chunk(next(layers(spec)))
+        SkeletonReader(spec, 50, [9] * 6, WHOLE).read_chunk(next(layers(spec)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_whole_prompt_crosses_in_the_senders_own_precision(dtype: torch.dtype, spec: ModelSpec) -> None:
+    sender = Codec.of(replace(spec, dtype=dtype), 50, WHOLE)
+    reader = SkeletonReader(spec, 50, [9] * 6, WHOLE)
+    reader.read_header(wire.header(spec, 50, sender))
+    keys, values = tensors(0, dtype)
+    chunk = reader.read_chunk(next(wire.layer_chunks(0, keys, values, torch.arange(9), sender)))
+    assert chunk.keys.dtype == dtype
+    assert torch.equal(chunk.keys, keys)
+
+
+class TestQuantised:
+    """A skeleton of 150 tokens a layer from a prompt of 1,500; layer 2 has full attention, but none is special here."""
+
+    KEPT = 150
+
+    @pytest.fixture(params=["int8", "int4"])
+    def selection(self, request: pytest.FixtureRequest) -> Selection:
+        return Selection(codec=request.param)
+
+    @pytest.fixture
+    def codec(self, spec: ModelSpec, selection: Selection) -> Codec:
+        return Codec.of(spec, 1500, selection)
+
+    @pytest.fixture
+    def spec(self, tiny: Callable[[str], DecoderModel]) -> ModelSpec:
+        return tiny("llama").spec
+
+    @pytest.fixture
+    def reader(self, spec: ModelSpec, selection: Selection, codec: Codec) -> SkeletonReader:
+        reader = SkeletonReader(spec, 1500, [self.KEPT] * 6, selection)
+        reader.read_header(wire.header(spec, 1500, codec))
+        return reader
+
+    @pytest.fixture
+    def kept(self) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(5)
+        return torch.randn(150, 2, 16, generator=generator), torch.randn(150, 2, 16, generator=generator)
+
+    @pytest.fixture
+    def message(self, codec: Codec, kept: tuple[torch.Tensor, torch.Tensor]) -> skeleton_pb2.LayerChunk:
+        (message,) = wire.layer_chunks(0, *kept, None, codec)
+        return message
+
+    @pytest.mark.parametrize("limit", [1, 3000, 1 << 20])
+    def test_arrives_in_chunks_of_limited_size(
+        self,
+        limit: int,
+        spec: ModelSpec,
+        codec: Codec,
+        reader: SkeletonReader,
+        kept: tuple[torch.Tensor, torch.Tensor],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(wire, "CHUNK_BYTES", limit)
+        sent = 0
+        for layer in range(6):
+            messages = list(wire.layer_chunks(layer, *kept, None, codec))
+            sizes = [len(message.keys) + len(message.values) for message in messages]
+            sent += sum(sizes)
+            assert all(size <= limit or message.num_tokens == 1 for size, message in zip(sizes, messages, strict=True))
+            assert len(messages) == 1 if limit > 3000 else len(messages) > 1
+            chunks = [reader.read_chunk(message) for message in messages]
+            for got, original in zip(
+                (torch.cat([c.keys for c in chunks]), torch.cat([c.values for c in chunks])), kept, strict=True
+            ):
+                assert torch.allclose(got, original, rtol=0, atol=0.02 if codec.name == "int8" else 0.3)
+                assert torch.equal(got[:4], original[:4].bfloat16().float()), "sinks"
+                assert torch.equal(got[-8:], original[-8:].bfloat16().float()), "what is left of a twelfth"
+        reader.read_result(wire.prompt_end(torch.randn(64), None))
+        assert reader.kept_tokens == [150] * 6
+        assert reader.num_bytes == sent
+
+    def test_comes_as_the_receiver_wants_it(
+        self, spec: ModelSpec, selection: Selection, codec: Codec, message: skeleton_pb2.LayerChunk
+    ) -> None:
+        reader = SkeletonReader(
+            spec, 1500, [self.KEPT] * 6, selection, device=torch.device("cpu"), dtype=torch.bfloat16
+        )
+        reader.read_header(wire.header(spec, 1500, codec))
+        assert reader.read_chunk(message).keys.dtype == torch.bfloat16
+
+    @pytest.mark.parametrize("field", ["keys", "values"])
+    def test_any_other_length_is_refused(
+        self, field: str, reader: SkeletonReader, message: skeleton_pb2.LayerChunk
+    ) -> None:
+        data = getattr(message, field)
+        lengths = {0, 1, len(data) - 64, len(data) - 2, len(data) - 1, len(data) + 1, len(data) + 2, 2 * len(data)}
+        for length in lengths | {150 * 2 * 16 * size for size in (1, 2, 4)}:
+            setattr(message, field, (data * 4)[:length])
+            message.checksum = wire._checksum(message, message.keys, message.values)
+            with pytest.raises(SkeletonError, match="bytes for"):
+                reader.read_chunk(message)
+
+    @pytest.mark.parametrize("field", ["keys", "values"])
+    def test_every_flipped_bit_is_noticed(
+        self, field: str, reader: SkeletonReader, message: skeleton_pb2.LayerChunk
+    ) -> None:
+        data = getattr(message, field)
+        for position in range(0, len(data), 41):
+            for bit in range(8):
+                setattr(message, field, bytes(b ^ ((i == position) << bit) for i, b in enumerate(data)))
+                with pytest.raises(SkeletonError, match="checksum"):
+                    reader.read_chunk(message)
+
+    @pytest.mark.parametrize("field", ["keys", "values"])
+    @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 0.0, -1.0, 1e-40])
+    @pytest.mark.parametrize("place", ["first", "last"])
+    def test_what_is_no_scale_is_refused_with_an_honest_checksum(
+        self,
+        field: str,
+        number: float,
+        place: str,
+        codec: Codec,
+        reader: SkeletonReader,
+        message: skeleton_pb2.LayerChunk,
+    ) -> None:
+        edges = 12 * 2 * 16 * 2
+        scales = (3 * 2 * 16 if field == "keys" else 138 * 2) * 2
+        data = bytearray(getattr(message, field))
+        offset = edges if place == "first" else edges + scales - 2
+        data[offset : offset + 2] = tensor_bytes.to_bytes(torch.tensor([number]).bfloat16())
+        setattr(message, field, bytes(data))
+        message.checksum = wire._checksum(message, message.keys, message.values)
+        with pytest.raises(SkeletonError, match="not finite"):
+            reader.read_chunk(message)
+
+    @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+    def test_an_unquantised_number_that_is_not_finite_is_refused(
+        self, number: float, reader: SkeletonReader, message: skeleton_pb2.LayerChunk
+    ) -> None:
+        message.keys = tensor_bytes.to_bytes(torch.tensor([number]).bfloat16()) + message.keys[2:]
+        message.checksum = wire._checksum(message, message.keys, message.values)
+        with pytest.raises(SkeletonError, match="not finite"):
+            reader.read_chunk(message)
+
+    def test_whatever_the_other_bytes_are_the_numbers_are_finite(
+        self, reader: SkeletonReader, message: skeleton_pb2.LayerChunk
+    ) -> None:
+        edges, scales = 12 * 2 * 16 * 2, 3 * 2 * 16 * 2
+        largest = tensor_bytes.to_bytes(torch.full((3 * 2 * 16,), torch.finfo(torch.bfloat16).max).bfloat16())
+        rest = len(message.keys) - edges - scales
+        message.keys = message.keys[:edges] + largest + b"\x80" * rest
+        message.checksum = wire._checksum(message, message.keys, message.values)
+        assert reader.read_chunk(message).keys.isfinite().all()
+
+    @pytest.mark.parametrize("asked", ["raw", "int8", "int4"])
+    @pytest.mark.parametrize("sent", ["raw", "int8", "int4"])
+    def test_only_the_codec_asked_for_is_taken(self, asked: str, sent: str, spec: ModelSpec) -> None:
+        reader = SkeletonReader(spec, 1500, [self.KEPT] * 6, Selection(codec=asked))
+        header = wire.header(spec, 1500, Codec.of(spec, 1500, Selection(codec=sent)))
+        if asked == sent:
+            reader.read_header(header)
+            return
+        with pytest.raises(SkeletonError, match="header does not fit"):
+            reader.read_header(header)
+
+    @pytest.mark.parametrize("codec_name", ["raw", "int8", "int4"])
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", ""])
+    def test_a_skeleton_is_bfloat16_where_it_is_not_quantised(
+        self, codec_name: str, dtype: str, spec: ModelSpec
+    ) -> None:
+        selection = Selection(codec=codec_name)
+        header = wire.header(spec, 1500, Codec.of(spec, 1500, selection))
+        header.dtype = dtype
+        with pytest.raises(SkeletonError, match="header does not fit"):
+            SkeletonReader(spec, 1500, [self.KEPT] * 6, selection).read_header(header)

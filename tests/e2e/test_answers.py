@@ -53,7 +53,7 @@ def test_the_needle_is_found(method: str, seed: int, up: Up) -> None:
     assert stats["full_kv_bytes"] == tokens * 30 * 3 * 64 * 2 * 2
     if method == "structkv":
         assert 9 <= stats["pivot_layer"] <= 21
-        assert stats["skeleton_bytes"] / stats["full_kv_bytes"] == pytest.approx(0.1, abs=0.001)
+        assert 0.05 < stats["skeleton_bytes"] / stats["full_kv_bytes"] <= 0.06
 
 
 def test_eight_requests_at_once_answer_like_transformers(

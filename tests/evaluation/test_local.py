@@ -46,15 +46,25 @@ def test_an_answer_is_the_same_alone_and_in_company(folder: Path) -> None:
 
 
 def test_an_answer_says_what_it_cost(folder: Path) -> None:
-    found = answers(folder, ANSWERS_AT_ONCE, ["full", "snapkv", "structkv:pivot_layer=4"])
-    full, snapkv, structkv = (found[0, label] for label in ("full", "snapkv", "structkv:pivot_layer=4"))
+    labels = ["full", "snapkv", "snapkv:codec=int4", "snapkv:codec=raw", "structkv:pivot_layer=4"]
+    found = answers(folder, ANSWERS_AT_ONCE, labels)
+    full, snapkv, int4, raw, structkv = (found[0, label] for label in labels)
     assert (full.prompt_tokens, full.kept_tokens, snapkv.kept_tokens) == (300, 300, 60)
     per_token = 6 * 2 * 2 * 16  # layers, keys and values, KV heads, head size
     assert full.skeleton_bytes == 300 * per_token * 4, "whole prompts cross exactly"
-    assert snapkv.skeleton_bytes == 60 * per_token * 2, "skeletons in bfloat16"
+    assert raw.skeleton_bytes == 60 * per_token * 2, "in bfloat16"
+    # Of 60 tokens, 5 stay in bfloat16. Scale and zero: one for 55 of a channel's keys, one for a token's 16 values.
+    assert snapkv.skeleton_bytes == 5 * per_token * 2 + 55 * per_token + 6 * 2 * (16 + 55) * 4
+    assert int4.skeleton_bytes == 5 * per_token * 2 + 55 * per_token // 2 + 6 * 2 * (16 + 55) * 4
     assert (full.pivot_layer, structkv.pivot_layer) == (None, 4)
     assert full.prefill_seconds > 0
     assert full.decode_seconds > 0
+
+
+def test_an_answer_loses_what_the_wire_loses(folder: Path) -> None:
+    found = answers(folder, ANSWERS_AT_ONCE, [f"structkv:codec={codec}" for codec in ("raw", "int8", "int4")])
+    texts = [{answer.text for (index, label), answer in found.items() if label.endswith(c)} for c in ("raw", "int4")]
+    assert texts[0] != texts[1], "random weights notice four bits"
 
 
 def test_full_answers_as_transformers_does(folder: Path) -> None:

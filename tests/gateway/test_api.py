@@ -203,8 +203,9 @@ async def test_a_window_that_the_client_gives_is_taken_as_it_is(gateway: Gateway
 
 
 async def test_a_request_chooses_its_method_and_parameters(gateway: Gateway) -> None:
-    await gateway.complete(structkv={"method": "snapkv", "kv_tokens": 256, "granularity": "layer"})
+    await gateway.complete(structkv={"method": "snapkv", "kv_tokens": 256, "granularity": "layer", "codec": "int4"})
     selection = gateway.decode.request.selection
+    assert selection.codec == "int4"
     assert (selection.method, selection.kv_tokens, selection.granularity) == ("snapkv", 256, "layer")
     assert (selection.window_tokens, selection.pool_tokens) == (32, 7), "SnapKV's own"
 
@@ -227,7 +228,7 @@ async def test_parameters_reach_decode(gateway: Gateway) -> None:
     assert sampling.min_p == 0.25
     assert list(sampling.stop_token_ids) == [5, 6]
     assert (request.selection.kv_retention, request.selection.struct_retention) == (0.4, 1.0)
-    assert request.selection.method == "full"
+    assert (request.selection.method, request.selection.codec) == ("full", "int8")
 
 
 @pytest.mark.parametrize(("seed", "sent"), [(0, 0), (5, 5), (-1, 2**64 - 1), (2**63, 2**63), (-(2**63), 2**63)])
@@ -294,6 +295,8 @@ async def test_the_newer_name_for_max_tokens_wins(gateway: Gateway) -> None:
         ({"structkv": {"kv_retention": "0.1"}}, "structkv.kv_retention"),
         ({"structkv": {"struct_retention": 1.01}}, "structkv.struct_retention"),
         ({"structkv": {"method": "magic"}}, "structkv.method"),
+        ({"structkv": {"codec": "zip"}}, "structkv.codec"),
+        ({"structkv": {"codec": 8}}, "structkv.codec"),
         ({"structkv": []}, "structkv"),
         ({"model": 7}, "model"),
     ],
