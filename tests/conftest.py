@@ -1,16 +1,18 @@
 """Fixtures that several parts of the system are tested with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 import pytest
+import torch
 
 from common.model.decoder import DecoderModel
 from common.pb import decode_pb2, decode_pb2_grpc, prefill_pb2_grpc
-from common.skeleton.selection import Selection
+from common.skeleton.selection import CODECS, Selection
+from services.decode.backend import Backend
 from services.decode.engine import DecodeEngine
 from services.decode.pool import KVPool
 from services.decode.prefill_client import PrefillClient
@@ -22,6 +24,14 @@ from services.prefill.server import PrefillServer
 from tests.families import tiny_model
 
 FULL = Selection(method="full")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 @pytest.fixture(scope="session")
@@ -98,8 +108,11 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             *,
             num_blocks: int = 4096,
             max_running: int = 16,
+            codecs: Collection[str] = CODECS,
+            prefill_model: DecoderModel | None = None,
+            backend: Backend = "auto",
         ) -> Workers:
-            prefill_engine = PrefillEngine(model)
+            prefill_engine = PrefillEngine(prefill_model or model)
             prefill = PrefillScheduler(prefill_engine, max_queued_tokens=1_000_000)
             prefill_server = PrefillServer(prefill_engine, prefill)
             target = await stack.enter_async_context(
@@ -108,11 +121,11 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
                     prefill.run(),
                 )
             )
-            engine = DecodeEngine(model, poisoned_pool(model, num_blocks))
+            engine = DecodeEngine(model, poisoned_pool(model, num_blocks), backend=backend)
             decode = DecodeScheduler(engine, max_running=max_running, max_waiting=64)
             client = PrefillClient(model.spec, engine.pool)
             stack.push_async_callback(client.close)
-            decode_server = DecodeServer(engine, decode, client)
+            decode_server = DecodeServer(engine, decode, client, codecs)
             decode_target = await stack.enter_async_context(
                 _serving(
                     lambda server: decode_pb2_grpc.add_DecodeServicer_to_server(decode_server, server), decode.run()

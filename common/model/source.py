@@ -6,6 +6,7 @@ cache folder, in a process of its own: dequantising at every start is slow, and 
 
 import fcntl
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -110,9 +111,12 @@ def fingerprint(folder: Path) -> str:
     """Return a short digest of a model's configuration and weights.
 
     Two workers may exchange skeletons only if theirs are equal. Weights are sampled (size, first and last
-    MiB of each file), so that a model of any size is known at once.
+    MiB of each file), so that a model of any size is known at once. Which library wrote the configuration does
+    not count.
     """
-    digest = xxhash.xxh3_64((folder / "config.json").read_bytes())
+    config = json.loads((folder / "config.json").read_bytes())
+    config.pop("transformers_version", None)
+    digest = xxhash.xxh3_64(json.dumps(config, sort_keys=True).encode())
     for file in sorted(folder.glob("*.safetensors")):
         digest.update((file.name + _sampled_digest(file)).encode())
     return digest.hexdigest()

@@ -1,14 +1,17 @@
-"""Decode attention: each sequence's newest token over its own keys and values in the pool."""
+"""Decode attention: new tokens over their sequence's keys and values in the pool."""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
+from common.model.attention import causal_attention, sequence_attention
 from services.decode.pool import KVPool, SequenceKV
 
 
-class PooledAttention:
-    """Attention of one step over a batch of sequences, of which each has a slot for its new token."""
+class BatchAttention:
+    """One step's attention over a batch of sequences, of which each has a slot for its one new token.
+
+    Sequence by sequence, in place where its blocks are one run: on a CPU a call costs less than gathering copies.
+    """
 
     def __init__(self, pool: KVPool, batch: list[SequenceKV]) -> None:
         self._pool = pool
@@ -20,15 +23,33 @@ class PooledAttention:
         slots = torch.tensor([table.slot(table.length - 1) for table in tables], device=query.device)
         pool.keys.index_copy_(0, slots, key[:, :, 0])
         pool.values.index_copy_(0, slots, value[:, :, 0])
+        rows = []
+        for row, table in zip(query.split(1), tables, strict=True):
+            keys, values = pool.view(table)
+            rows.append(causal_attention(row, _heads_first(keys), _heads_first(values), scaling))
+        return torch.cat(rows)
 
-        output = torch.empty_like(query)
-        for row, table in enumerate(tables):
-            keys, values = pool.view(table)  # [tokens, G, d]
-            output[row] = scaled_dot_product_attention(
-                query[row, None],
-                keys.transpose(0, 1)[None],
-                values.transpose(0, 1)[None],
-                scale=scaling,
-                enable_gqa=True,
-            )[0]
-        return output
+
+class ReplayAttention:
+    """Attention of one sequence's several new tokens, which have slots already."""
+
+    def __init__(self, pool: KVPool, kv: SequenceKV) -> None:
+        self._pool = pool
+        self._kv = kv
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Store key and value [1, G, T, d] in the last T slots and attend with query [1, H, T, d]."""
+        pool, table = self._pool, self._kv.tables[layer]
+        slots = table.slots(table.length - query.shape[2], table.length).to(query.device)
+        pool.keys.index_copy_(0, slots, key[0].transpose(0, 1))
+        pool.values.index_copy_(0, slots, value[0].transpose(0, 1))
+        keys, values = (_heads_first(tensor) for tensor in pool.view(table))
+        if table.window is None:
+            return causal_attention(query, keys, values, scaling)
+        positions = table.live_positions().to(query.device)
+        return sequence_attention(query, keys, values, positions, table.window, scaling)
+
+
+def _heads_first(tokens: Tensor) -> Tensor:
+    """[tokens, G, d] to [1, G, tokens, d], without a copy."""
+    return tokens.transpose(0, 1)[None]

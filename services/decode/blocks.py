@@ -34,6 +34,16 @@ class BlockAllocator:
             self._give_back(block)
         self.num_free += len(blocks)
 
+    def audit(self, held: list[int]) -> None:
+        """Raise RuntimeError unless the blocks `held` and the free ones are all there are, each once."""
+        place = 0
+        for start, end in sorted([(block, block + 1) for block in held] + self._free_runs):
+            if start != place:
+                raise RuntimeError(f"block {min(start, place)} is {'lost' if start > place else 'held or free twice'}")
+            place = end
+        if place != self.num_blocks or len(held) + self.num_free != self.num_blocks:
+            raise RuntimeError(f"of {self.num_blocks} blocks, {len(held)} are held and {self.num_free} free")
+
     def _best_start(self, count: int, after: int | None) -> int:
         if after is not None and self._run_at(after + 1) is not None:
             return after + 1

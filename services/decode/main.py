@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Collection
 
 import psutil
 import torch
@@ -10,8 +11,11 @@ from common import rpc
 from common.errors import ModelLoadError
 from common.logging import configure
 from common.model import decoder
+from common.model.source import resolve
 from common.pb import decode_pb2_grpc
+from common.skeleton.selection import CODECS
 from services.decode.engine import DecodeEngine, pool_blocks
+from services.decode.needle_probe import finds_needles
 from services.decode.pool import BLOCK_TOKENS, KVPool
 from services.decode.prefill_client import PrefillClient
 from services.decode.scheduler import DecodeScheduler
@@ -31,13 +35,16 @@ def run(settings: DecodeSettings) -> None:
     if num_blocks < model.spec.num_layers:
         raise ModelLoadError(f"KV memory for {num_blocks} blocks is too little; raise kv_memory_gib")
     logger.info("KV memory reserved", extra={"num_blocks": num_blocks, "block_tokens": BLOCK_TOKENS})
-    asyncio.run(_serve(settings, DecodeEngine(model, KVPool(model.spec, num_blocks, model.device))))
+    pool = KVPool(model.spec, num_blocks, model.device)
+    engine = DecodeEngine(model, pool, backend=settings.attention_backend)
+    passed = finds_needles(engine, resolve(settings.model, weights=True), "int4")
+    asyncio.run(_serve(settings, engine, CODECS if passed else tuple(c for c in CODECS if c != "int4")))
 
 
-async def _serve(settings: DecodeSettings, engine: DecodeEngine) -> None:
+async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collection[str]) -> None:
     scheduler = DecodeScheduler(engine, max_running=settings.max_running, max_waiting=settings.max_waiting)
     prefill = PrefillClient(engine.model.spec, engine.pool)
-    server = DecodeServer(engine, scheduler, prefill)
+    server = DecodeServer(engine, scheduler, prefill, codecs)
     try:
         await rpc.serve(
             lambda grpc_server: decode_pb2_grpc.add_DecodeServicer_to_server(server, grpc_server),

@@ -4,7 +4,7 @@ Layers keep different numbers of tokens, so each has its own block table; a bloc
 sequence at a time. Keys are stored rotated, [tokens, G, d]: the format in which they crossed the network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -28,6 +28,7 @@ class LayerTable:
         length: slots in use.
         positions: each slot's position, for a sliding window only.
         contiguous: whether the blocks are one run.
+        losses: how often blocks have left the table. As long as it stays, the table has only grown at its end.
     """
 
     window: int | None
@@ -36,6 +37,7 @@ class LayerTable:
     length: int = 0
     positions: list[int] = field(default_factory=list)
     contiguous: bool = True
+    losses: int = 0
 
     @property
     def capacity(self) -> int:
@@ -45,6 +47,10 @@ class LayerTable:
     def slot(self, index: int) -> int:
         """Return where in the pool a slot lies."""
         return self.blocks[index // BLOCK_TOKENS] * BLOCK_TOKENS + index % BLOCK_TOKENS
+
+    def live_positions(self) -> Tensor:
+        """Return the positions of a sliding window's live slots, int64."""
+        return torch.tensor(self.positions[self.first : self.length])
 
     def slots(self, start: int, end: int) -> Tensor:
         """Return where in the pool the slots from `start` to `end` lie, int64."""
@@ -107,6 +113,7 @@ class KVPool:
         for table in kv.tables:
             self.allocator.free(table.blocks)
             table.blocks, table.contiguous = [], True
+            table.losses += 1
         kv.rewind()
 
     def write(self, table: LayerTable, keys: Tensor, values: Tensor, positions: Sequence[int]) -> None:
@@ -129,18 +136,24 @@ class KVPool:
         slots = table.slots(table.first, table.length).to(self.keys.device)
         return self.keys[slots], self.values[slots]
 
-    def blocks_to_append(self, kv: SequenceKV) -> int:
-        """Return how many blocks the sequence needs for one more token in every layer."""
-        return sum(table.length == table.capacity for table in kv.tables)
+    def blocks_to_append(self, kv: SequenceKV, tokens: int = 1) -> int:
+        """Return how many blocks the sequence needs for so many more tokens in every layer."""
+        return sum(max(0, _blocks(table.length + tokens - table.capacity)) for table in kv.tables)
 
-    def append_slot(self, kv: SequenceKV, position: int) -> None:
-        """Give every layer a slot for the token at `position`, and drop what slides out of its window."""
+    def append_slots(self, kv: SequenceKV, position: int, tokens: int = 1) -> None:
+        """Give every layer slots for the tokens from `position` on; drop what slides out of the first one's window."""
         for table in kv.tables:
             if table.window is not None:
                 self._slide(table, position)
-            if table.length == table.capacity:
-                self._extend(table, 1)
-            table.length += 1
+                table.positions.extend(range(position, position + tokens))
+            missing = table.length + tokens - table.capacity
+            if missing > 0:
+                self._extend(table, _blocks(missing))
+            table.length += tokens
+
+    def audit(self, live: Iterable[SequenceKV]) -> None:
+        """Raise RuntimeError unless every block is either free or in one table of one live sequence."""
+        self.allocator.audit([block for kv in live for table in kv.tables for block in table.blocks])
 
     def swap_out(self, kv: SequenceKV) -> SwappedKV:
         """Move a sequence's live tokens out of the pool and free its blocks."""
@@ -151,6 +164,7 @@ class KVPool:
             self.allocator.free(table.blocks)
             table.positions = table.positions[table.first :]
             table.blocks, table.contiguous, table.first, table.length = [], True, 0, 0
+            table.losses += 1
         return SwappedKV(layers)
 
     def swap_in(self, kv: SequenceKV, swapped: SwappedKV) -> None:
@@ -166,15 +180,15 @@ class KVPool:
         table.contiguous = all(behind == block + 1 for block, behind in pairwise(table.blocks))
 
     def _slide(self, table: LayerTable, position: int) -> None:
-        """Drop what the query at `position` no longer sees, and record the position of its own slot."""
+        """Drop what the query at `position` no longer sees."""
         assert table.window is not None
-        table.positions.append(position)
-        while table.positions[table.first] <= position - table.window:
+        while table.first < table.length and table.positions[table.first] <= position - table.window:
             table.first += 1
         dead = table.first // BLOCK_TOKENS
         if dead:
             self.allocator.free(table.blocks[:dead])
             table.blocks = table.blocks[dead:]
+            table.losses += 1
             table.positions = table.positions[dead * BLOCK_TOKENS :]
             table.first -= dead * BLOCK_TOKENS
             table.length -= dead * BLOCK_TOKENS

@@ -61,7 +61,7 @@ class DecodeScheduler:
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._waiting: deque[_Waiting] = deque()
-        self._num_granted = 0
+        self._granted: list[SequenceKV] = []
         self._batch: list[_Running] = []  # oldest first
         self._swapped: deque[_Running] = deque()
         self._in_step: list[_Running] = []
@@ -124,19 +124,19 @@ class DecodeScheduler:
             self._make_room()
             if self._batch:
                 return list(self._batch)
+            if not self._granted:
+                self._pool.audit(())  # idle: whatever is not free now has leaked, and ends the worker
             self._changed.clear()
             await self._changed.wait()
 
     def _make_room(self) -> None:
-        """Append a slot to every sequence, the oldest first; the youngest give way when blocks run out."""
+        """Append what the step adds to every sequence, the oldest first; the youngest give way when blocks run out."""
         for running in list(self._batch):
-            if running.sequence.hidden_state is not None:
-                continue  # its first token comes from the prompt's hidden state
-            needed = self._pool.blocks_to_append(running.sequence.kv)
+            needed = self._pool.blocks_to_append(running.sequence.kv, running.sequence.tokens_to_append)
             while running in self._batch and needed > self._pool.allocator.num_free:
                 self._preempt(self._batch[-1])
             if running in self._batch:
-                self._engine.append_slot(running.sequence)
+                self._engine.append_slots(running.sequence)
 
     def _preempt(self, running: _Running) -> None:
         logger.info("sequence swapped out", extra={"num_running": len(self._batch)})
@@ -181,12 +181,12 @@ class DecodeScheduler:
 
     def _grant(self) -> None:
         """Give memory to those who wait, in order; sequences that were swapped out come first."""
-        while self._waiting and not self._swapped and self._num_granted < self._max_running:
+        while self._waiting and not self._swapped and len(self._granted) < self._max_running:
             if not self._pool.fits(self._waiting[0].tokens_per_layer):
                 return
             waiting = self._waiting.popleft()
-            self._num_granted += 1
-            waiting.granted.set_result(self._pool.allocate(waiting.tokens_per_layer))
+            self._granted.append(self._pool.allocate(waiting.tokens_per_layer))
+            waiting.granted.set_result(self._granted[-1])
 
     def _release(self, kv: SequenceKV) -> None:
         if any(running.sequence.kv is kv for running in self._in_step):
@@ -201,6 +201,6 @@ class DecodeScheduler:
 
     def _free(self, kv: SequenceKV) -> None:
         self._pool.free(kv)
-        self._num_granted -= 1
+        self._granted = [granted for granted in self._granted if granted is not kv]
         self._changed.set()
         self._grant()

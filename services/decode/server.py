@@ -1,13 +1,16 @@
 """The Decode service: one request's way from its prompt to its last token."""
 
 import time
+from collections.abc import Collection
 from contextlib import aclosing
 
 import grpc
 
+from common.errors import InvalidRequestError
 from common.pb import decode_pb2, decode_pb2_grpc
 from common.rpc import error_boundary
-from common.skeleton.selection import Selection
+from common.skeleton.codecs import Codec
+from common.skeleton.selection import CODECS, Selection
 from services.decode.engine import DecodeEngine, Sequence
 from services.decode.prefill_client import PrefillClient
 from services.decode.sampling import Sampling
@@ -25,10 +28,18 @@ Context = grpc.aio.ServicerContext[decode_pb2.GenerateRequest, decode_pb2.Genera
 class DecodeServer(decode_pb2_grpc.DecodeServicer):
     """Answers Generate calls of one model."""
 
-    def __init__(self, engine: DecodeEngine, scheduler: DecodeScheduler, prefill: PrefillClient) -> None:
+    def __init__(
+        self,
+        engine: DecodeEngine,
+        scheduler: DecodeScheduler,
+        prefill: PrefillClient,
+        codecs: Collection[str] = CODECS,
+    ) -> None:
+        """Take what a request passes through, and the codecs in which skeletons are taken."""
         self._engine = engine
         self._scheduler = scheduler
         self._prefill = prefill
+        self._codecs = codecs
 
     # A coroutine that writes, not a generator: a cancelled call then unwinds at once.
     async def Generate(  # type: ignore[override]  # noqa: N802
@@ -39,15 +50,28 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             engine, num_tokens = self._engine, len(request.prompt_token_ids)
             selection = Selection.from_pb(request.selection)
             sampling = Sampling.from_pb(request.sampling)
-            engine.check(list(request.prompt_token_ids), selection, sampling)
+            replay = list(request.generated_token_ids)
+            self._check_codec(selection, num_tokens)
+            engine.check(list(request.prompt_token_ids), selection, sampling, replay)
             arrived = time.monotonic()
-            async with self._scheduler.reserve(engine.tokens_to_reserve(num_tokens, selection, sampling)) as kv:
+            tokens = engine.tokens_to_reserve(num_tokens, selection, sampling, len(replay))
+            async with self._scheduler.reserve(tokens) as kv:
                 waited = time.monotonic() - arrived
                 max_kept_tokens = engine.max_kept_tokens(num_tokens, selection)
                 skeleton = await self._prefill.fetch(request, kv, max_kept_tokens, context.time_remaining())
                 skeleton.stats.queue_seconds += waited
-                sequence = Sequence(selection.next_position(num_tokens), kv, sampling, skeleton.hidden_state)
+                sequence = Sequence(
+                    selection.next_position(num_tokens), kv, sampling, skeleton.hidden_state, replay=replay
+                )
                 await self._stream(sequence, skeleton.stats, context)
+
+    def _check_codec(self, selection: Selection, prompt_tokens: int) -> None:
+        name = Codec.of(self._engine.model.spec, prompt_tokens, selection).name
+        if name not in self._codecs:
+            raise InvalidRequestError(
+                f"codec {name} is refused: with it the model did not pass its needle probe at this worker's start",
+                param="structkv.codec",
+            )
 
     async def _stream(self, sequence: Sequence, stats: decode_pb2.SkeletonStats, context: Context) -> None:
         skeleton: decode_pb2.SkeletonStats | None = stats

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from common.settings import WorkerSettings
+from services.decode.backend import Backend
 
 
 class DecodeSettings(WorkerSettings):
@@ -12,6 +13,10 @@ class DecodeSettings(WorkerSettings):
         None,
         gt=0,
         description="KV memory; a quarter of the free RAM up to 4 GiB, or 85% of the free GPU memory, if unset",
+    )
+    attention_backend: Backend = Field(
+        "auto",
+        description="decode attention: sdpa, or paged (Triton kernels in CUDA graphs), which auto takes on a GPU",
     )
     max_running: int = Field(64, ge=1, description="sequences decoded together")
     max_waiting: int = Field(1024, ge=0, description="requests waiting for KV memory; more are refused")

@@ -54,7 +54,7 @@ def test_scattered_blocks_read_like_a_run(pool: KVPool) -> None:
     assert fillers_left
     table = kv.tables[2]  # full attention
     for position in range(16, 60):
-        pool.append_slot(kv, position)
+        pool.append_slots(kv, position)
     for filler in fillers_left:
         pool.free(filler)
     assert not table.contiguous
@@ -69,7 +69,7 @@ def test_a_window_slides_by_position_and_gives_its_blocks_back(pool: KVPool) -> 
     fill(pool, kv, 24)
     windowed, full = kv.tables[0], kv.tables[2]
     for position in range(24, 80):
-        pool.append_slot(kv, position)
+        pool.append_slots(kv, position)
         live = windowed.positions[windowed.first :]
         assert live == list(range(position - 23, position + 1))
         assert pool.view(windowed)[0].shape[0] == 24
@@ -86,7 +86,7 @@ def test_a_gap_in_the_positions_slides_out_by_position(pool: KVPool) -> None:
     table.positions.append(28)
     table.length += 1
     pool._slide(table, 40)
-    assert table.positions[table.first :] == [25, 26, 27, 28, 40]
+    assert table.positions[table.first :] == [25, 26, 27, 28]
     pool.free(kv)
 
 
@@ -94,7 +94,7 @@ def test_swapped_out_and_in_again_is_the_same(pool: KVPool) -> None:
     kv = pool.allocate([24] * 6)
     fill(pool, kv, 24)
     for position in range(24, 30):
-        pool.append_slot(kv, position)
+        pool.append_slots(kv, position)
         for table in kv.tables:
             newest = table.slot(table.length - 1)
             pool.keys[newest], pool.values[newest] = float(position), -float(position)
@@ -117,3 +117,27 @@ def test_writing_past_the_reservation_is_an_error(pool: KVPool) -> None:
     kv = pool.allocate([16] * 6)
     with pytest.raises(RuntimeError, match="17 tokens written to a table for 16"):
         pool.write(kv.tables[2], rows(17, 0), rows(17, 1), ())
+
+
+def test_several_slots_at_once_leave_what_the_first_of_them_sees(pool: KVPool) -> None:
+    kv = pool.allocate([24] * 6)
+    fill(pool, kv, 24)
+    assert pool.blocks_to_append(kv, 40) == 6 * 2, "two blocks hold 32 slots, 64 are needed"
+    pool.append_slots(kv, 24, 40)
+    windowed, full = kv.tables[0], kv.tables[2]
+    assert windowed.live_positions().tolist() == list(range(1, 64))
+    assert pool.view(full)[0].shape[0] == full.length == 64
+    pool.append_slots(kv, 64)
+    assert windowed.live_positions().tolist() == list(range(41, 65))
+    pool.free(kv)
+    assert pool.allocator.num_free == 64
+
+
+def test_an_audit_finds_lost_and_shared_blocks(pool: KVPool) -> None:
+    first, second = pool.allocate([40] * 6), pool.allocate([20] * 6)
+    pool.audit([first, second])
+    with pytest.raises(RuntimeError, match="is lost"):
+        pool.audit([first])
+    second.tables[1].blocks[0] = first.tables[0].blocks[0]
+    with pytest.raises(RuntimeError, match="twice"):
+        pool.audit([first, second])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -23,18 +24,45 @@ def model(tiny: Callable[[str], DecoderModel]) -> DecoderModel:
     return tiny("llama")
 
 
+def quantised_bytes(bits: int) -> int:
+    """Return the size of a layer's 41 tokens: a twelfth in bfloat16, the others' scales, zeros and codes."""
+    edges, rest, heads, size = 3, 38, 2, 16
+    scales = size + rest  # a channel's for its keys, a token's for its values
+    return heads * (2 * edges * size * 2 + scales * (2 + 2) + 2 * rest * size * bits // 8)
+
+
 async def test_the_first_event_says_what_was_kept_and_sent(model: DecoderModel, start_workers: StartWorkers) -> None:
     workers = await start_workers(model)
     first, *rest = await workers.generate(workers.request(PROMPT, 5, SKELETON))
     stats = first.skeleton
     assert stats.pivot_layer == 3
     assert list(stats.kept_tokens_per_layer) == [41] * 6
-    assert stats.skeleton_bytes == 6 * 41 * 2 * 2 * 16 * 2
+    assert stats.skeleton_bytes == 6 * quantised_bytes(8)
     assert stats.full_kv_bytes == 6 * 201 * 2 * 2 * 16 * 2
     assert stats.prefill_seconds > 0
     assert stats.transfer_seconds >= 0
     assert not any(event.HasField("skeleton") for event in rest)
     assert rest[-1].finish_reason == decode_pb2.FINISH_REASON_LENGTH
+
+
+@pytest.mark.parametrize(("codec", "layer_bytes"), [("raw", 41 * 2 * 2 * 16 * 2), ("int4", quantised_bytes(4))])
+async def test_a_skeleton_crosses_in_the_codec_asked_for(
+    codec: str, layer_bytes: int, model: DecoderModel, start_workers: StartWorkers
+) -> None:
+    workers = await start_workers(model)
+    events = await workers.generate(workers.request(PROMPT, 5, replace(SKELETON, codec=codec)))
+    assert events[0].skeleton.skeleton_bytes == 6 * layer_bytes
+    assert sum(len(event.token_ids) for event in events) == 5
+
+
+async def test_a_codec_that_the_model_does_not_fit_is_refused(start_workers: StartWorkers) -> None:
+    model = DecoderModel(tiny_model("llama"), "odd")
+    model.spec = replace(model.spec, head_dim=15)
+    workers = await start_workers(model)
+    with pytest.raises(grpc.aio.AioRpcError, match="codec int4 needs heads of an even size") as refused:
+        await workers.tokens(workers.request(PROMPT, 5, replace(SKELETON, codec="int4")))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await workers.until_idle()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -46,6 +74,17 @@ async def test_every_method_answers(method: str, model: DecoderModel, start_work
     kept = events[0].skeleton.kept_tokens_per_layer
     assert sum(kept) / 6 == (201 if method == "full" else 60)
     await workers.until_idle()
+
+
+async def test_a_codec_that_the_model_did_not_pass_with_is_refused(
+    model: DecoderModel, start_workers: StartWorkers
+) -> None:
+    workers = await start_workers(model, codecs=("raw", "int8"))
+    with pytest.raises(grpc.aio.AioRpcError, match="codec int4 is refused") as refused:
+        await workers.tokens(workers.request(PROMPT, 5, replace(SKELETON, codec="int4")))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    whole = replace(FULL, codec="int4")
+    assert len(await workers.tokens(workers.request(PROMPT, 5, whole))) == 5, "a whole prompt crosses as it is"
 
 
 async def test_a_new_prompt_of_chosen_tokens_goes_on_at_its_own_length(
@@ -87,6 +126,33 @@ async def test_a_seeded_answer_is_the_same_alone_and_in_company(
     together = await asyncio.gather(*(workers.tokens(request(seed)) for seed in range(4)))
     assert together == alone
     assert len({tuple(answer) for answer in alone}) == 4
+
+
+@pytest.mark.parametrize("selection", [FULL, SKELETON], ids=["full", "skeleton"])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+async def test_an_answer_goes_on_from_tokens_chosen_elsewhere(
+    family: str, selection: Selection, tiny: Callable[[str], DecoderModel], start_workers: StartWorkers
+) -> None:
+    workers = await start_workers(tiny(family))
+    for sampling in ({}, {"temperature": 1.2, "seed": 7}):
+        whole = await workers.tokens(workers.request(PROMPT, 60, selection, **sampling))
+        for delivered in (1, 10, 59):
+            request = workers.request(PROMPT, 60, selection, **sampling)
+            request.generated_token_ids[:] = whole[:delivered]
+            assert await workers.tokens(request) == whole[delivered:]
+    await workers.until_idle()
+
+
+@pytest.mark.parametrize("generated", [[5] * 60, [256]])
+async def test_an_answer_that_cannot_go_on_is_refused(
+    generated: list[int], model: DecoderModel, start_workers: StartWorkers
+) -> None:
+    workers = await start_workers(model)
+    request = workers.request(PROMPT, 60)
+    request.generated_token_ids[:] = generated
+    with pytest.raises(grpc.aio.AioRpcError, match="answer so far") as refused:
+        await workers.tokens(request)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_answers_are_right_when_memory_runs_out_midway(model: DecoderModel, start_workers: StartWorkers) -> None:
@@ -208,7 +274,14 @@ class TestPrefillWorkers:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("method", "magic"), ("kv_retention", 0.0), ("kv_retention", 1.5), ("struct_retention", -1.0)],
+    [
+        ("method", "magic"),
+        ("codec", ""),
+        ("codec", "int2"),
+        ("kv_retention", 0.0),
+        ("kv_retention", 1.5),
+        ("struct_retention", -1.0),
+    ],
 )
 async def test_a_selection_out_of_range_is_refused_by_name(
     field: str, value: object, model: DecoderModel, start_workers: StartWorkers

@@ -20,6 +20,9 @@ from common.skeleton.selection import Selection
 from services.prefill.selectors.base import Decision, LayerView, Scope, Selector
 from services.prefill.structkv.pivot import LayerMetrics, band_layers, layer_metrics, transition_scores
 
+_INCLUDED = Path(__file__).with_name("calibrations")
+"""Calibrations of models that we have measured, the default one's first of all."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -68,18 +71,20 @@ class Calibration:
 
 
 def default_path(fingerprint: str) -> Path:
-    """Return where a model's calibration is looked for."""
+    """Return where a model's calibration is written, and looked for first."""
     return cache_dir() / "calibration" / f"{fingerprint}.json"
 
 
 def stored_pivot(fingerprint: str, path: Path | None = None) -> int | None:
-    """Return a model's L* from a file, by default its own in the cache folder.
+    """Return a model's L* from a file: by default its own in the cache folder, else the one that comes along.
 
     None, and a line in the log, if the model was never calibrated. Raises ModelLoadError for a file that does not fit.
     """
-    chosen = path or default_path(fingerprint)
-    if path is None and not chosen.exists():
-        logger.info("no calibration, pivots are detected online", extra={"looked_for": str(chosen)})
+    looked_for = [path] if path else [default_path(fingerprint), _INCLUDED / f"{fingerprint}.json"]
+    chosen = next((file for file in looked_for if file.exists()), path)
+    if chosen is None:
+        extra = {"looked_for": [str(file) for file in looked_for]}
+        logger.info("no calibration, pivots are detected online", extra=extra)
         return None
     found = Calibration.read(chosen, fingerprint)
     logger.info("calibration loaded", extra={"file": str(chosen), "pivot_layer": found.pivot_layer})

@@ -9,6 +9,8 @@ import torch
 
 from common.errors import ModelLoadError
 from common.model.decoder import DecoderModel
+from common.model.source import fingerprint, resolve
+from common.settings import DEFAULT_MODEL
 from common.skeleton.selection import Selection
 from services.prefill.engine import PrefillEngine
 from services.prefill.selectors.base import Scope
@@ -108,3 +110,8 @@ class TestStored:
     def test_a_named_file_must_be_there(self, tmp_path: Path) -> None:
         with pytest.raises(ModelLoadError, match="not a calibration"):
             stored_pivot("print", tmp_path / "missing.json")
+
+    def test_the_default_model_comes_calibrated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = resolve(DEFAULT_MODEL, weights=True)
+        monkeypatch.setenv("STRUCTKV_CACHE", str(tmp_path))
+        assert stored_pivot(fingerprint(folder)) == 17
