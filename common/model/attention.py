@@ -93,9 +93,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) 
     """
     num_queries, num_past = query.shape[2], key.shape[2] - query.shape[2]
     if num_past == 0 or num_queries == 1:
-        return scaled_dot_product_attention(
-            query, key, value, is_causal=num_past == 0, scale=scaling, enable_gqa=True
-        )
+        return scaled_dot_product_attention(query, key, value, is_causal=num_past == 0, scale=scaling, enable_gqa=True)
     if query.device.type == "cpu":
         return _causal_attention_cpu(query, key, value, scaling)
     bias = causal_lower_right(num_queries, num_past + num_queries)

@@ -3,14 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Collection
+from concurrent.futures import Executor
 
 import psutil
-import torch
 
 from common import rpc
 from common.errors import ModelLoadError
 from common.logging import configure
 from common.model import decoder
+from common.model.compute import compute_thread
 from common.model.source import resolve
 from common.pb import decode_pb2_grpc
 from common.skeleton.selection import CODECS
@@ -28,8 +29,13 @@ logger = logging.getLogger(__name__)
 def run(settings: DecodeSettings) -> None:
     """Load the model and serve until a signal. Raises ModelLoadError if the model cannot be served."""
     configure("decode", settings.log_level)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    compute = compute_thread("decode", settings.threads)
+    engine, codecs = compute.submit(_load, settings).result()
+    asyncio.run(_serve(settings, engine, codecs, compute))
+
+
+def _load(settings: DecodeSettings) -> tuple[DecodeEngine, tuple[str, ...]]:
+    """Return the engine, and the codecs in which it takes skeletons."""
     model = decoder.load(settings.model, device=settings.device, dtype=settings.dtype)
     num_blocks = pool_blocks(model, settings.kv_memory_gib, psutil.virtual_memory().available)
     if num_blocks < model.spec.num_layers:
@@ -38,11 +44,13 @@ def run(settings: DecodeSettings) -> None:
     pool = KVPool(model.spec, num_blocks, model.device)
     engine = DecodeEngine(model, pool, backend=settings.attention_backend)
     passed = finds_needles(engine, resolve(settings.model, weights=True), "int4")
-    asyncio.run(_serve(settings, engine, CODECS if passed else tuple(c for c in CODECS if c != "int4")))
+    return engine, tuple(codec for codec in CODECS if passed or codec != "int4")
 
 
-async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collection[str]) -> None:
-    scheduler = DecodeScheduler(engine, max_running=settings.max_running, max_waiting=settings.max_waiting)
+async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collection[str], compute: Executor) -> None:
+    scheduler = DecodeScheduler(
+        engine, max_running=settings.max_running, max_waiting=settings.max_waiting, compute=compute
+    )
     prefill = PrefillClient(engine.model.spec, engine.pool)
     server = DecodeServer(engine, scheduler, prefill, codecs)
     try:

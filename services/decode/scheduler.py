@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -55,7 +55,10 @@ class _Running:
 class DecodeScheduler:
     """Owns the KV memory and the running batch."""
 
-    def __init__(self, engine: DecodeEngine, *, max_running: int, max_waiting: int) -> None:
+    def __init__(
+        self, engine: DecodeEngine, *, max_running: int, max_waiting: int, compute: Executor | None = None
+    ) -> None:
+        """Take the engine and the bounds; `compute` is the worker's one compute thread, by default a new one."""
         self._engine = engine
         self._pool = engine.pool
         self._max_running = max_running
@@ -67,7 +70,7 @@ class DecodeScheduler:
         self._in_step: list[_Running] = []
         self._departed: list[SequenceKV] = []
         self._changed = asyncio.Event()
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._compute = compute or ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     @asynccontextmanager
     async def reserve(self, tokens_per_layer: list[int]) -> AsyncIterator[SequenceKV]:

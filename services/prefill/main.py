@@ -1,12 +1,12 @@
 """The prefill worker's process."""
 
 import asyncio
-
-import torch
+from concurrent.futures import Executor
 
 from common import rpc
 from common.logging import configure
 from common.model import decoder
+from common.model.compute import compute_thread
 from common.model.source import resolve
 from common.pb import prefill_pb2_grpc
 from services.prefill.blocks import sentence_ends
@@ -20,19 +20,21 @@ from services.prefill.structkv.calibration import stored_pivot
 def run(settings: PrefillSettings) -> None:
     """Load the model and serve until a signal. Raises ModelLoadError if the model cannot be served."""
     configure("prefill", settings.log_level)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    compute = compute_thread("prefill", settings.threads)
+    asyncio.run(_serve(settings, compute.submit(_load, settings).result(), compute))
+
+
+def _load(settings: PrefillSettings) -> PrefillEngine:
     model = decoder.load(settings.model, device=settings.device, dtype=settings.dtype, step_tokens=CPU_CHUNK_TOKENS)
-    engine = PrefillEngine(
+    return PrefillEngine(
         model,
         calibrated_pivot=stored_pivot(model.spec.fingerprint, settings.calibration),
         sentence_ends=sentence_ends(resolve(settings.model, weights=True), model.spec.vocab_size),
     )
-    asyncio.run(_serve(settings, engine))
 
 
-async def _serve(settings: PrefillSettings, engine: PrefillEngine) -> None:
-    scheduler = PrefillScheduler(engine, settings.max_queued_tokens)
+async def _serve(settings: PrefillSettings, engine: PrefillEngine, compute: Executor) -> None:
+    scheduler = PrefillScheduler(engine, settings.max_queued_tokens, compute)
     server = PrefillServer(engine, scheduler)
     await rpc.serve(
         lambda grpc_server: prefill_pb2_grpc.add_PrefillServicer_to_server(server, grpc_server),

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from common.errors import OverloadedError
 from common.pb import prefill_pb2, skeleton_pb2
@@ -100,13 +100,14 @@ class _Job:
 class PrefillScheduler:
     """Takes prompts in and runs their steps, the prompt with the least work left first."""
 
-    def __init__(self, engine: PrefillEngine, max_queued_tokens: int) -> None:
+    def __init__(self, engine: PrefillEngine, max_queued_tokens: int, compute: Executor | None = None) -> None:
+        """Take the engine and its bound; `compute` is the worker's one compute thread, by default a new one."""
         self._engine = engine
         self._max_queued_tokens = max_queued_tokens
         self._jobs: list[_Job] = []
         self._running: _Job | None = None
         self._changed = asyncio.Event()
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="prefill")
+        self._compute = compute or ThreadPoolExecutor(1, thread_name_prefix="prefill")
 
     @property
     def num_jobs(self) -> int:
