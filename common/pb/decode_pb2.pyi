@@ -97,7 +97,10 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     PREFILL_TARGETS_FIELD_NUMBER: _builtins.int
     GENERATED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    priority: _builtins.int
+    """lower goes first; 0 unless the client says otherwise"""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -121,10 +124,11 @@ class GenerateRequest(_message.Message):
         sampling: Global___Sampling | None = ...,
         prefill_targets: _abc.Iterable[_builtins.str] | None = ...,
         generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "selection", b"selection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generated_token_ids", b"generated_token_ids", "prefill_targets", b"prefill_targets", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "selection", b"selection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generated_token_ids", b"generated_token_ids", "prefill_targets", b"prefill_targets", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling", b"sampling", "selection", b"selection"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -141,6 +145,8 @@ class SkeletonStats(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     PREFILL_SECONDS_FIELD_NUMBER: _builtins.int
     TRANSFER_SECONDS_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     pivot_layer: _builtins.int
     skeleton_bytes: _builtins.int
     """keys and values as they were sent"""
@@ -151,6 +157,10 @@ class SkeletonStats(_message.Message):
     prefill_seconds: _builtins.float
     transfer_seconds: _builtins.float
     """what the transfer adds to the time until the skeleton is whole"""
+    transport: _builtins.str
+    """how the skeleton came: "inline" or "redis" """
+    cached_tokens: _builtins.int
+    """prompt tokens that no prefill had to run: all of them, or none"""
     @_builtins.property
     def kept_tokens_per_layer(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -163,10 +173,12 @@ class SkeletonStats(_message.Message):
         queue_seconds: _builtins.float = ...,
         prefill_seconds: _builtins.float = ...,
         transfer_seconds: _builtins.float = ...,
+        transport: _builtins.str = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pivot_layer", b"_pivot_layer", "pivot_layer", b"pivot_layer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pivot_layer", b"_pivot_layer", "full_kv_bytes", b"full_kv_bytes", "kept_tokens_per_layer", b"kept_tokens_per_layer", "pivot_layer", b"pivot_layer", "prefill_seconds", b"prefill_seconds", "queue_seconds", b"queue_seconds", "skeleton_bytes", b"skeleton_bytes", "transfer_seconds", b"transfer_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pivot_layer", b"_pivot_layer", "cached_tokens", b"cached_tokens", "full_kv_bytes", b"full_kv_bytes", "kept_tokens_per_layer", b"kept_tokens_per_layer", "pivot_layer", b"pivot_layer", "prefill_seconds", b"prefill_seconds", "queue_seconds", b"queue_seconds", "skeleton_bytes", b"skeleton_bytes", "transfer_seconds", b"transfer_seconds", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pivot_layer: _TypeAlias = _typing.Literal["pivot_layer"]  # noqa: Y015
     _WhichOneofArgType__pivot_layer: _TypeAlias = _typing.Literal["_pivot_layer", b"_pivot_layer"]  # noqa: Y015

@@ -122,6 +122,7 @@ class SkeletonHeader(_message.Message):
     HEAD_DIM_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     model_fingerprint: _builtins.str
     prompt_tokens: _builtins.int
@@ -132,6 +133,8 @@ class SkeletonHeader(_message.Message):
     """of what is not quantised: "float32", "bfloat16", "float16" """
     codec: _builtins.str
     """of keys and values: "raw", "int8", "int4" """
+    digest: _builtins.bytes
+    """of the model, the selection and the prompt's tokens: whose skeleton it is"""
     def __init__(
         self,
         *,
@@ -143,10 +146,11 @@ class SkeletonHeader(_message.Message):
         head_dim: _builtins.int = ...,
         dtype: _builtins.str = ...,
         codec: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "dtype", b"dtype", "head_dim", b"head_dim", "model_fingerprint", b"model_fingerprint", "num_kv_heads", b"num_kv_heads", "num_layers", b"num_layers", "prompt_tokens", b"prompt_tokens", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "digest", b"digest", "dtype", b"dtype", "head_dim", b"head_dim", "model_fingerprint", b"model_fingerprint", "num_kv_heads", b"num_kv_heads", "num_layers", b"num_layers", "prompt_tokens", b"prompt_tokens", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,7 +181,7 @@ class LayerChunk(_message.Message):
     values: _builtins.bytes
     """[num_tokens, num_kv_heads, head_dim]; see below"""
     checksum: _builtins.int
-    """xxh3 of keys, values, positions and the numbers above"""
+    """xxh3, seeded by the digest, of keys, values, positions and the numbers above"""
     @_builtins.property
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """[num_tokens] prompt positions; sliding-window layers only"""
@@ -225,7 +229,7 @@ class PrefillResult(_message.Message):
     hidden_state: _builtins.bytes
     """[hidden_size] float32, the last token's, before the final norm"""
     checksum: _builtins.int
-    """xxh3 of hidden_state"""
+    """xxh3, seeded by the digest, of hidden_state"""
     pivot_layer: _builtins.int
     """L*: layers that saw the whole prompt; absent if none was cut"""
     queue_seconds: _builtins.float
@@ -250,3 +254,83 @@ class PrefillResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pivot_layer) -> _WhichOneofReturnType__pivot_layer | None: ...
 
 Global___PrefillResult: _TypeAlias = PrefillResult  # noqa: Y015
+
+@_typing.final
+class Layer(_message.Message):
+    """A layer as it lies in the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerChunk]: ...
+    def __init__(
+        self,
+        *,
+        chunks: _abc.Iterable[Global___LayerChunk] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Layer: _TypeAlias = Layer  # noqa: Y015
+
+@_typing.final
+class LayerReference(_message.Message):
+    """Where a layer lies in the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    NUM_BYTES_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    key: _builtins.str
+    num_bytes: _builtins.int
+    """of the encoded Layer"""
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        key: _builtins.str = ...,
+        num_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "layer", b"layer", "num_bytes", b"num_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerReference: _TypeAlias = LayerReference  # noqa: Y015
+
+@_typing.final
+class StoredSkeleton(_message.Message):
+    """A whole skeleton in the store. It is written last, so what it refers to was complete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___SkeletonHeader: ...
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerReference]: ...
+    @_builtins.property
+    def result(self) -> Global___PrefillResult: ...
+    def __init__(
+        self,
+        *,
+        header: Global___SkeletonHeader | None = ...,
+        layers: _abc.Iterable[Global___LayerReference] | None = ...,
+        result: Global___PrefillResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "layers", b"layers", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredSkeleton: _TypeAlias = StoredSkeleton  # noqa: Y015
