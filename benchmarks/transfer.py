@@ -1,24 +1,29 @@
-"""Transfer: a skeleton's size, coding and throughput beside a plain socket, and what a request waits for it."""
+"""Transfer: a skeleton's size, coding and throughput beside plain means, and what a request waits for it."""
 
 import multiprocessing
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import grpc
 import torch
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from benchmarks.client import Client, Streamed
 from benchmarks.measure import in_turns, random_tokens
-from benchmarks.processes import Processes
+from benchmarks.processes import Processes, free_port
+from benchmarks.receiver import Receiver, take
 from benchmarks.record import Parameters, Record, Row, head
 from benchmarks.sender import Skeleton, receive_message_bytes, serve
 from common.model import decoder
-from common.pb import prefill_pb2, prefill_pb2_grpc
+from common.pb import prefill_pb2
 from common.skeleton.selection import CODECS, Selection
-from common.skeleton.wire import SkeletonReader
+from services import embedded_store
 
 LINKS_GBIT: tuple[float | None, ...] = (None, 10.0, 1.0)
 """None is the loopback as it is."""
@@ -59,50 +64,59 @@ def _read(skeleton: Skeleton, messages: list[prefill_pb2.PrefillEvent]) -> None:
         take(reader, message)
 
 
-def take(reader: SkeletonReader, event: prefill_pb2.PrefillEvent) -> None:
-    """Read one message as a decode worker does."""
-    if event.HasField("header"):
-        reader.read_header(event.header)
-    elif event.HasField("chunk"):
-        reader.read_chunk(event.chunk)
-    else:
-        reader.read_result(event.result)
-
-
 def _throughput(codec: str, skeleton: Skeleton, repeats: int) -> Iterator[Row]:
-    """Receive from another process: skeletons over gRPC, encoded as they are sent, and as many bytes from a socket."""
+    """Receive from another process: skeletons, encoded as they are sent, and as many bytes by plain means."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=serve, args=(skeleton.spec, skeleton.prompt_tokens, skeleton.selection, theirs), daemon=True
-    )
-    process.start()
-    try:
-        grpc_port, tcp_port, num_bytes = ours.recv()
-        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
-            measured: Mapping[str, Callable[[], float]] = {
-                "grpc": partial(_seconds, partial(_receive_skeleton, channel, skeleton)),
-                "socket": partial(_seconds, partial(_receive_bytes, tcp_port, num_bytes)),
-            }
-            results = in_turns(measured, 1 + repeats)
-    finally:
-        process.terminate()
-        process.join()
+    with valkey() as url:
+        arguments = (skeleton.spec, skeleton.prompt_tokens, skeleton.selection, url, theirs)
+        process = context.Process(target=serve, args=arguments, daemon=True)
+        process.start()
+        try:
+            grpc_port, tcp_port, num_bytes = ours.recv()
+            with Receiver(skeleton, f"127.0.0.1:{grpc_port}", url) as receiver, Redis.from_url(url) as client:
+                measured: Mapping[str, Callable[[], float]] = {
+                    "grpc": partial(_seconds, receiver.receive),
+                    "socket": partial(_seconds, partial(_receive_bytes, tcp_port, num_bytes)),
+                    "redis": partial(_seconds, partial(receiver.receive, through_store=True)),
+                    "redis client": partial(_seconds, partial(_set_and_get, client, num_bytes, len(skeleton.layers))),
+                }
+                results = in_turns(measured, 1 + repeats)
+        finally:
+            process.terminate()
+            process.join()
     for way, samples in results.items():
         parameters: Parameters = {"codec": codec, "length": skeleton.prompt_tokens, "way": way}
         yield Row("throughput", parameters, [num_bytes / seconds / 1e6 for seconds in samples[1:]], "MB/s")
+
+
+@contextmanager
+def valkey() -> Iterator[str]:
+    """Run a server for the store; yield its URL."""
+    port = free_port()
+    process = subprocess.Popen(embedded_store.command(port, 512), stdout=subprocess.DEVNULL)  # noqa: S603
+    url = f"redis://127.0.0.1:{port}"
+    try:
+        with Redis.from_url(url, retry=Retry(ConstantBackoff(0.1), 50)) as client:
+            client.ping()
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _set_and_get(client: Redis, num_bytes: int, parts: int) -> None:
+    """Move as many bytes through the server, in as many parts as there are layers."""
+    data = bytes(num_bytes // parts)
+    for part in range(parts):
+        client.set(f"plain:{part}", data, px=60_000)
+        client.get(f"plain:{part}")
 
 
 def _seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
-
-
-def _receive_skeleton(channel: grpc.Channel, skeleton: Skeleton) -> None:
-    reader = skeleton.reader()
-    for event in prefill_pb2_grpc.PrefillStub(channel).Prefill(prefill_pb2.PrefillRequest()):
-        take(reader, event)
 
 
 def _receive_bytes(port: int, num_bytes: int) -> None:

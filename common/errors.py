@@ -7,7 +7,9 @@
     ├── ModelLoadError           the weights, tokenizer or architecture cannot be used
     ├── SkeletonError            received bytes that are not the skeleton they claim to be
     ├── OverloadedError          no room now; later there may be
+    ├── StoreError               the shared store fails, is full, or has lost what it was given
     ├── UnavailableError         no worker answers
+    │   └── PrefillFailedError   a decode worker got the skeleton from none of the prefill workers
     └── DeadlineError            the request's time is over
 
 Codes are gRPC's; the gateway maps the same errors to HTTP in one place.
@@ -62,10 +64,20 @@ class OverloadedError(StructKVError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class StoreError(StructKVError):
+    """The store cannot be used. It never reaches a caller: the skeleton crosses inline instead."""
+
+
 class UnavailableError(StructKVError):
     """No worker of the needed kind answers."""
 
     code = grpc.StatusCode.UNAVAILABLE
+
+
+class PrefillFailedError(UnavailableError):
+    """No prefill worker that the request names delivered its skeleton; the decode worker itself is well."""
+
+    code = grpc.StatusCode.ABORTED
 
 
 class DeadlineError(StructKVError):
@@ -84,12 +96,18 @@ _BY_CODE: dict[grpc.StatusCode, type[StructKVError]] = {
         SkeletonError,
         OverloadedError,
         UnavailableError,
+        PrefillFailedError,
         DeadlineError,
     )
 }
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> StructKVError:
-    """Turn a peer's status back into the error it was raised as; an unknown code is StructKVError."""
+    """Turn a peer's status back into the error it was raised as; an unknown code is StructKVError.
+
+    A call that its own side did not cancel was cut off by the peer, which is going down.
+    """
+    if error.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}:
+        return UnavailableError("the peer stopped")
     kind = _BY_CODE.get(error.code(), StructKVError)
     return kind(error.details() or error.code().name)

@@ -3,9 +3,9 @@
 Read from `STRUCTKV_*` variables and flags, checked once at start: a bad value stops the process and is named.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -36,3 +36,20 @@ class WorkerSettings(ServiceSettings):
         "checkpoint has no more and it is quicker",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads for torch; its own choice if unset")
+    transport: Literal["inline", "redis"] = Field(
+        "inline", description="how skeletons cross: in the call itself, or through a store that all workers reach"
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        validation_alias="redis_url",
+        description="redis:// or rediss:// (TLS) URL of the store, Redis 7 or Valkey; as a variable it is REDIS_URL",
+    )
+    store_ttl_seconds: float = Field(600.0, gt=0, description="how long a skeleton stays in the store")
+    store_memory_mib: int = Field(1024, ge=1, description="most that all skeletons in the store have together")
+    metrics_port: Port | None = Field(None, description="port of Prometheus metrics at /metrics; none if unset")
+
+    @model_validator(mode="after")
+    def _check_transport(self) -> Self:
+        if self.transport == "redis" and self.redis_url is None:
+            raise ValueError("transport redis needs redis_url (--redis-url, REDIS_URL)")
+        return self

@@ -16,8 +16,8 @@ import torch
 from common.model import decoder
 from common.model.source import resolve
 from common.skeleton import wire
-from common.skeleton.codecs import Codec
 from common.skeleton.selection import Selection
+from common.skeleton.spec import SkeletonSpec
 from common.skeleton.tensor_bytes import dtype_name
 from common.skeleton.wire import SkeletonReader
 from evaluation.backend import Answer, Variant
@@ -44,9 +44,7 @@ class _Running:
     sample: Sample
     variant: Variant
     selection: Selection
-    prompt_tokens: int
     sequence: Sequence
-    codec: Codec
     reader: SkeletonReader
     pivot_layer: int | None = None
     prefill_seconds: float = 0.0
@@ -98,7 +96,7 @@ class LocalBackend:
             while running and not self._has_room(sample, len(token_ids), selections, len(running)):
                 yield from self._step(running)
             fresh = [
-                self._admit(sample, variant, selection, len(token_ids))
+                self._admit(sample, variant, selection, token_ids)
                 for variant, selection in zip(variants, selections, strict=True)
             ]
             self._run_prompt(token_ids, fresh)
@@ -107,7 +105,7 @@ class LocalBackend:
             yield from self._step(running)
 
     def _slots(self, sample: Sample, prompt_tokens: int, selection: Selection) -> list[int]:
-        kept = self._decode.max_kept_tokens(prompt_tokens, selection)
+        kept = selection.max_kept_tokens(prompt_tokens, self._model.spec.windows)
         return [tokens + sample.max_new_tokens for tokens in kept]
 
     def _has_room(self, sample: Sample, prompt_tokens: int, selections: list[Selection], num_running: int) -> bool:
@@ -115,8 +113,8 @@ class LocalBackend:
         blocks = sum(pool.blocks_needed(self._slots(sample, prompt_tokens, selection)) for selection in selections)
         return num_running + len(selections) <= self._batch and blocks <= pool.allocator.num_free
 
-    def _admit(self, sample: Sample, variant: Variant, selection: Selection, prompt_tokens: int) -> _Running:
-        kv = self._decode.pool.allocate(self._slots(sample, prompt_tokens, selection))
+    def _admit(self, sample: Sample, variant: Variant, selection: Selection, token_ids: list[int]) -> _Running:
+        kv = self._decode.pool.allocate(self._slots(sample, len(token_ids), selection))
         sampling = Sampling(
             temperature=0.0,
             top_k=0,
@@ -126,18 +124,15 @@ class LocalBackend:
             max_tokens=sample.max_new_tokens,
             stop_token_ids=frozenset(self._prompts.eos_token_ids),
         )
-        sequence = Sequence(selection.next_position(prompt_tokens), kv, sampling)
-        codec = Codec.of(self._model.spec, prompt_tokens, selection)
-        return _Running(
-            sample, variant, selection, prompt_tokens, sequence, codec, self._reader(prompt_tokens, selection, codec)
-        )
+        sequence = Sequence(selection.next_position(len(token_ids)), kv, sampling)
+        return _Running(sample, variant, selection, sequence, self._reader(token_ids, selection))
 
-    def _reader(self, prompt_tokens: int, selection: Selection, codec: Codec) -> SkeletonReader:
+    def _reader(self, token_ids: list[int], selection: Selection) -> SkeletonReader:
         """Return the receiver of one skeleton, opened."""
-        spec, pool = self._model.spec, self._decode.pool
-        bounds = self._decode.max_kept_tokens(prompt_tokens, selection)
-        reader = SkeletonReader(spec, prompt_tokens, bounds, selection, device=pool.keys.device, dtype=pool.keys.dtype)
-        reader.read_header(wire.header(spec, prompt_tokens, codec))
+        pool = self._decode.pool
+        skeleton = SkeletonSpec.of(self._model.spec, token_ids, selection)
+        reader = SkeletonReader(skeleton, skeleton.max_kept_tokens, device=pool.keys.device, dtype=pool.keys.dtype)
+        reader.read_header(wire.header(skeleton))
         return reader
 
     @torch.inference_mode()
@@ -157,8 +152,9 @@ class LocalBackend:
     def _write(self, running: _Running, kept: KeptLayer) -> None:
         """Send a layer as prefill does, and receive it as decode does."""
         pool, table = self._decode.pool, running.sequence.kv.tables[kept.layer]
-        for message in wire.layer_chunks(kept.layer, kept.keys, kept.values, kept.positions, running.codec):
-            chunk = running.reader.read_chunk(message)
+        reader = running.reader
+        for message in wire.layer_chunks(reader.skeleton, kept.layer, kept.keys, kept.values, kept.positions):
+            chunk = reader.read_chunk(message)
             pool.write(table, chunk.keys, chunk.values, chunk.positions or ())
 
     def _step(self, batch: list[_Running]) -> Iterator[tuple[Sample, Variant, Answer]]:
@@ -186,7 +182,7 @@ class LocalBackend:
     def _answer(self, running: _Running, stopped: bool) -> Answer:
         return Answer(
             text=self._prompts.text(running.token_ids[:-1] if stopped else running.token_ids),
-            prompt_tokens=running.prompt_tokens,
+            prompt_tokens=running.reader.skeleton.prompt_tokens,
             kept_tokens=fmean(running.reader.kept_tokens),
             skeleton_bytes=running.reader.num_bytes,
             prefill_seconds=running.prefill_seconds,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -63,6 +63,14 @@ def up(
     ] = 8000,
     prefill_workers: Annotated[int, typer.Option(min=1, help="Prefill workers to start.")] = 1,
     decode_workers: Annotated[int, typer.Option(min=1, help="Decode workers to start.")] = 1,
+    transport: Annotated[
+        Literal["inline", "redis"],
+        typer.Option(envvar="STRUCTKV_TRANSPORT", help="How skeletons cross: inline, or redis, which keeps them too."),
+    ] = "inline",
+    redis_url: Annotated[
+        str | None,
+        typer.Option(envvar="REDIS_URL", help="Redis or Valkey for --transport redis; started here if unset."),
+    ] = None,
     log_level: Annotated[
         str,
         typer.Option(envvar="STRUCTKV_LOG_LEVEL", help="What the services log: debug, info, warning or error."),
@@ -78,8 +86,21 @@ def up(
         num_prefill=prefill_workers,
         num_decode=decode_workers,
         log_level=log_level,
+        transport=transport,
+        redis_url=redis_url,
     )
     sys.exit(run(plan))
+
+
+@app.command()
+def store(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on, on loopback only.")] = 6379,
+    memory_mib: Annotated[int, typer.Option(min=16, help="Most memory that the server takes.")] = 1536,
+) -> None:
+    """Start a Valkey server for skeletons on this machine."""
+    from services.embedded_store import run  # noqa: PLC0415
+
+    run(port, memory_mib)
 
 
 Device = Annotated[str, typer.Option(help="torch device; auto takes a GPU if there is one.")]
@@ -201,6 +222,9 @@ def _run(service: Callable[[Settings], None], settings: type[Settings], flags: l
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(map(str, problem["loc"]))
+            if not name:  # a rule about several settings, which it names itself
+                _complain(problem["msg"].removeprefix("Value error, "))
+                continue
             _complain(f"{name} (--{name.replace('_', '-')}, STRUCTKV_{name.upper()}): {problem['msg']}")
         sys.exit(2)
     except (StructKVError, OSError) as error:

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 _FIRST_BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 10.0
@@ -24,11 +25,12 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A process to run: its name for people, its command, and how to ask whether it is ready."""
+    """A process to run: its name for people, its command, how to ask whether it is ready, and secrets for it."""
 
     name: str
     command: Sequence[str]
     is_ready: Callable[[], Awaitable[bool]]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Supervisor:
@@ -65,7 +67,10 @@ class Supervisor:
     async def _spawn(self, service: Service) -> asyncio.subprocess.Process:
         # In a session of its own: a Ctrl-C in the terminal is ours to pass on, in order.
         process = await asyncio.create_subprocess_exec(
-            *service.command, start_new_session=True, preexec_fn=_die_with_parent
+            *service.command,
+            env={**os.environ, **service.environment},
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         self._processes[service.name] = process
         return process

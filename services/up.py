@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from services.supervisor import Service, StartError, Supervisor
 
 _LOOPBACK = "127.0.0.1"
 _PROBE_SECONDS = 2.0
+_STRUCTKV = str(Path(sys.executable).with_name("structkv"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Plan:
     num_prefill: int
     num_decode: int
     log_level: str
+    transport: str
+    redis_url: str | None = field(repr=False)
 
 
 def run(plan: Plan) -> int:
@@ -49,7 +52,10 @@ async def _run(plan: Plan, console: Console) -> None:
     async with Supervisor(lambda line: console.print(line, style="dim", markup=False)) as supervisor:
         with console.status(f"preparing {plan.model}"):
             await asyncio.to_thread(resolve, plan.model, weights=True)
-        ports = _free_ports(plan.num_prefill + plan.num_decode)
+        store_port, *ports = _free_ports(1 + plan.num_prefill + plan.num_decode)
+        if plan.transport == "redis" and plan.redis_url is None:
+            await supervisor.start(_store(store_port))
+            plan = replace(plan, redis_url=f"redis://{_LOOPBACK}:{store_port}")
         targets = [f"{_LOOPBACK}:{port}" for port in ports]
         prefill, decode = targets[: plan.num_prefill], targets[plan.num_prefill :]
         workers = [_worker("prefill", number, target, plan) for number, target in enumerate(prefill, 1)]
@@ -94,7 +100,16 @@ def _worker(kind: str, number: int, target: str, plan: Plan) -> Service:
         async with open_channel(target) as channel:
             return await is_serving(channel, _PROBE_SECONDS)
 
-    return Service(f"{kind} worker {number}", _command(kind, plan, host, port), is_ready)
+    command = [*_command(kind, plan, host, port), "--transport", plan.transport]
+    secrets = {} if plan.redis_url is None else {"REDIS_URL": plan.redis_url}  # a command line is everyone's to read
+    return Service(f"{kind} worker {number}", command, is_ready, secrets)
+
+
+def _store(port: int) -> Service:
+    async def is_ready() -> bool:
+        return await asyncio.to_thread(_listens, port)
+
+    return Service("store", [_STRUCTKV, "store", "--port", str(port)], is_ready)
 
 
 def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
@@ -108,15 +123,22 @@ def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
 
 
 def _command(kind: str, plan: Plan, host: str, port: str) -> list[str]:
-    structkv = str(Path(sys.executable).with_name("structkv"))
     flags = ["--model", plan.model, "--host", host, "--port", port, "--log-level", plan.log_level]
-    return [structkv, kind, *flags]
+    return [_STRUCTKV, kind, *flags]
 
 
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as response:  # noqa: S310  our own http address
             return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection((_LOOPBACK, port), timeout=_PROBE_SECONDS):
+            return True
     except OSError:
         return False
 

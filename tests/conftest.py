@@ -12,13 +12,16 @@ import torch
 from common.model.decoder import DecoderModel
 from common.pb import decode_pb2, decode_pb2_grpc, prefill_pb2_grpc
 from common.skeleton.selection import CODECS, Selection
+from common.transport.redis_store import RedisStore
 from services.decode.backend import Backend
 from services.decode.engine import DecodeEngine
 from services.decode.pool import KVPool
 from services.decode.prefill_client import PrefillClient
 from services.decode.scheduler import DecodeScheduler
 from services.decode.server import DecodeServer
+from services.decode.skeleton_loader import SkeletonLoader
 from services.prefill.engine import PrefillEngine
+from services.prefill.faults import Faults
 from services.prefill.scheduler import PrefillScheduler
 from services.prefill.server import PrefillServer
 from tests.families import tiny_model
@@ -65,6 +68,7 @@ class Workers:
     decode_engine: DecodeEngine
     decode: DecodeScheduler
     stub: "decode_pb2_grpc.DecodeAsyncStub"
+    decode_target: str
 
     def request(
         self, prompt: list[int], max_tokens: int, selection: Selection = FULL, **sampling: object
@@ -111,10 +115,13 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             codecs: Collection[str] = CODECS,
             prefill_model: DecoderModel | None = None,
             backend: Backend = "auto",
+            store: RedisStore | None = None,
+            faults: Faults | None = None,
+            stall_seconds: float = 30,
         ) -> Workers:
             prefill_engine = PrefillEngine(prefill_model or model)
             prefill = PrefillScheduler(prefill_engine, max_queued_tokens=1_000_000)
-            prefill_server = PrefillServer(prefill_engine, prefill)
+            prefill_server = PrefillServer(prefill_engine, prefill, store, faults)
             target = await stack.enter_async_context(
                 _serving(
                     lambda server: prefill_pb2_grpc.add_PrefillServicer_to_server(prefill_server, server),
@@ -123,9 +130,9 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             )
             engine = DecodeEngine(model, poisoned_pool(model, num_blocks), backend=backend)
             decode = DecodeScheduler(engine, max_running=max_running, max_waiting=64)
-            client = PrefillClient(model.spec, engine.pool)
+            client = PrefillClient(stall_seconds=stall_seconds)
             stack.push_async_callback(client.close)
-            decode_server = DecodeServer(engine, decode, client, codecs)
+            decode_server = DecodeServer(engine, decode, SkeletonLoader(engine.pool, client, store), codecs)
             decode_target = await stack.enter_async_context(
                 _serving(
                     lambda server: decode_pb2_grpc.add_DecodeServicer_to_server(decode_server, server), decode.run()
@@ -133,7 +140,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             )
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(decode_target))
             stub = decode_pb2_grpc.DecodeStub(channel)
-            return Workers(prefill_engine, prefill, target, engine, decode, stub)
+            return Workers(prefill_engine, prefill, target, engine, decode, stub, decode_target)
 
         yield start
 

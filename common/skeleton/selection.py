@@ -1,7 +1,7 @@
 """How a prompt's KV cache is reduced, and to how much. Prefill and decode derive the same budgets from it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -126,6 +126,17 @@ class Selection:
         spread = min(budget - self._always, prompt_tokens - budget) * 0.8
         slope = [1 - 2 * layer / (num_layers - 1) for layer in range(num_layers)]
         return [round(budget + spread * part) for part in slope]
+
+    def max_kept_tokens(self, prompt_tokens: int, windows: Sequence[int | None]) -> list[int]:
+        """Return the most that each layer's skeleton can hold, known before the prompt runs.
+
+        `windows` has each layer's sliding window in tokens, None for full attention.
+        """
+        budgets = self.layer_budgets(prompt_tokens, len(windows))
+        return [
+            budget if window is None else min(prompt_tokens, window)
+            for budget, window in zip(budgets, windows, strict=True)
+        ]
 
     def struct_budget(self, prompt_tokens: int) -> int:
         """Return |I_struct|: how many of N tokens the layers from the pivot on see; never fewer than they keep."""

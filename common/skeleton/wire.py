@@ -17,39 +17,39 @@ import xxhash
 from torch import Tensor
 
 from common.errors import SkeletonError
-from common.model.decoder import ModelSpec
 from common.pb import skeleton_pb2
 from common.skeleton.codecs import Codec
-from common.skeleton.selection import Selection
+from common.skeleton.spec import VERSION, SkeletonSpec
 from common.skeleton.tensor_bytes import dtype_from_name, dtype_name, from_bytes, to_bytes
 
-VERSION = 2
 CHUNK_BYTES = 1 << 20
 """Keys and values in one message: large enough to be efficient, far from gRPC's limits."""
 
 
-def header(spec: ModelSpec, prompt_tokens: int, codec: Codec) -> skeleton_pb2.SkeletonHeader:
+def header(skeleton: SkeletonSpec) -> skeleton_pb2.SkeletonHeader:
     """Return the message that opens a skeleton."""
+    model, codec = skeleton.model, skeleton.codec
     return skeleton_pb2.SkeletonHeader(
         version=VERSION,
-        model_fingerprint=spec.fingerprint,
-        prompt_tokens=prompt_tokens,
-        num_layers=spec.num_layers,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
+        model_fingerprint=model.fingerprint,
+        prompt_tokens=skeleton.prompt_tokens,
+        num_layers=model.num_layers,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
         dtype=dtype_name(codec.dtype),
         codec=codec.name,
+        digest=skeleton.digest,
     )
 
 
 def layer_chunks(
-    layer: int, keys: Tensor, values: Tensor, positions: Tensor | None, codec: Codec
+    skeleton: SkeletonSpec, layer: int, keys: Tensor, values: Tensor, positions: Tensor | None
 ) -> Iterator[skeleton_pb2.LayerChunk]:
     """Cut one layer's kept keys and values, each [kept, G, d], and its positions [kept] into messages.
 
     Raises SkeletonError for numbers that the codec cannot express.
     """
-    num_tokens, start = keys.shape[0], 0
+    codec, num_tokens, start = skeleton.codec, keys.shape[0], 0
     while start < num_tokens:
         end = _chunk_end(codec, num_tokens, start)
         split = codec.split(num_tokens, start, end)
@@ -62,17 +62,17 @@ def layer_chunks(
             values=(value_bytes := codec.encode("values", values[start:end], split)),
             positions=positions[start:end].tolist() if positions is not None else (),
         )
-        chunk.checksum = _checksum(chunk, key_bytes, value_bytes)
+        chunk.checksum = chunk_checksum(skeleton, chunk, key_bytes, value_bytes)
         yield chunk
         start = end
 
 
-def prompt_end(hidden_state: Tensor, pivot_layer: int | None) -> skeleton_pb2.PrefillResult:
+def prompt_end(skeleton: SkeletonSpec, hidden_state: Tensor, pivot_layer: int | None) -> skeleton_pb2.PrefillResult:
     """Return the message that closes a skeleton, its times still unset."""
     data = to_bytes(hidden_state.float())
-    return skeleton_pb2.PrefillResult(
-        hidden_state=data, checksum=xxhash.xxh3_64_intdigest(data), pivot_layer=pivot_layer
-    )
+    result = skeleton_pb2.PrefillResult(hidden_state=data, pivot_layer=pivot_layer)
+    result.checksum = _result_checksum(skeleton, result)
+    return result
 
 
 class Chunk(NamedTuple):
@@ -90,24 +90,19 @@ class SkeletonReader:
 
     def __init__(
         self,
-        spec: ModelSpec,
-        prompt_tokens: int,
+        skeleton: SkeletonSpec,
         max_kept_tokens: Sequence[int],
-        selection: Selection,
         *,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Expect a skeleton of a prompt for a model, with at most so many tokens in each layer.
+        """Expect a skeleton with at most so many tokens in each layer.
 
-        Its chunks come on `device` and as `dtype`, for which `Codec.decode` has the defaults. Raises
-        InvalidRequestError for a codec that the model's keys and values cannot cross in.
+        Its chunks come on `device` and as `dtype`, for which `Codec.decode` has the defaults.
         """
-        self._spec = spec
-        self.prompt_tokens = prompt_tokens
+        self.skeleton = skeleton
+        self._model = skeleton.model
         self._max_kept_tokens = max_kept_tokens
-        self._whole = selection.keeps_everything(prompt_tokens)
-        self._codec = Codec.of(spec, prompt_tokens, selection)
         self._device, self._dtype = device, dtype
         self._opened = False
         self._next_token = 0
@@ -116,9 +111,10 @@ class SkeletonReader:
 
     def read_header(self, message: skeleton_pb2.SkeletonHeader) -> None:
         """Take the opening message."""
-        if self._whole:  # in the sender's own precision, which need not be ours
-            self._codec = replace(self._codec, dtype=dtype_from_name(message.dtype))
-        expected = header(self._spec, self.prompt_tokens, self._codec)
+        if self.skeleton.is_whole:  # in the sender's own precision, which need not be ours
+            codec = replace(self.skeleton.codec, dtype=dtype_from_name(message.dtype))
+            self.skeleton = replace(self.skeleton, codec=codec)
+        expected = header(self.skeleton)
         if message != expected:
             raise SkeletonError(f"skeleton header does not fit: got {message!r}, expected {expected!r}")
         self._opened = True
@@ -129,28 +125,29 @@ class SkeletonReader:
             raise SkeletonError("a chunk came before the header")
         self._check_place(message)
         key_bytes, value_bytes = message.keys, message.values  # every access copies them
-        if message.checksum != _checksum(message, key_bytes, value_bytes):
+        if message.checksum != chunk_checksum(self.skeleton, message, key_bytes, value_bytes):
             raise SkeletonError(f"layer {message.layer}: checksum differs at token {message.token_start}")
         start, end = message.token_start, message.token_start + message.num_tokens
-        split = self._codec.split(message.layer_tokens, start, end)
-        keys = self._codec.decode("keys", key_bytes, split, device=self._device, dtype=self._dtype)
-        values = self._codec.decode("values", value_bytes, split, device=self._device, dtype=self._dtype)
+        codec = self.skeleton.codec
+        split = codec.split(message.layer_tokens, start, end)
+        keys = codec.decode("keys", key_bytes, split, device=self._device, dtype=self._dtype)
+        values = codec.decode("values", value_bytes, split, device=self._device, dtype=self._dtype)
         self.num_bytes += len(key_bytes) + len(value_bytes)
         self._advance(message)
-        positions = list(message.positions) if self._spec.windows[message.layer] is not None else None
+        positions = list(message.positions) if self._model.windows[message.layer] is not None else None
         return Chunk(message.layer, start, keys, values, positions)
 
     def read_result(self, message: skeleton_pb2.PrefillResult) -> Tensor:
         """Take the closing message; return the last token's hidden state, [hidden_size]."""
-        if not self._opened or self._next_token or len(self.kept_tokens) != self._spec.num_layers:
-            raise SkeletonError(f"skeleton ended in layer {len(self.kept_tokens)} of {self._spec.num_layers}")
-        if message.checksum != xxhash.xxh3_64_intdigest(message.hidden_state):
-            raise SkeletonError("checksum of the hidden state differs")
-        return from_bytes(message.hidden_state, torch.float32, (self._spec.hidden_size,))
+        if not self._opened or self._next_token or len(self.kept_tokens) != self._model.num_layers:
+            raise SkeletonError(f"skeleton ended in layer {len(self.kept_tokens)} of {self._model.num_layers}")
+        if message.checksum != _result_checksum(self.skeleton, message):
+            raise SkeletonError("checksum of the result differs")
+        return from_bytes(message.hidden_state, torch.float32, (self._model.hidden_size,))
 
     def _check_place(self, message: skeleton_pb2.LayerChunk) -> None:
         layer = len(self.kept_tokens)
-        if message.layer != layer or layer >= self._spec.num_layers or message.token_start != self._next_token:
+        if message.layer != layer or layer >= self._model.num_layers or message.token_start != self._next_token:
             raise SkeletonError(
                 f"expected layer {layer} token {self._next_token}, "
                 f"got layer {message.layer} token {message.token_start}"
@@ -165,8 +162,8 @@ class SkeletonReader:
 
     def _check_positions(self, message: skeleton_pb2.LayerChunk) -> None:
         positions = message.positions
-        wanted = message.num_tokens if self._spec.windows[message.layer] is not None else 0
-        if len(positions) != wanted or any(p >= self.prompt_tokens for p in positions):
+        wanted = message.num_tokens if self._model.windows[message.layer] is not None else 0
+        if len(positions) != wanted or any(p >= self.skeleton.prompt_tokens for p in positions):
             raise SkeletonError(f"layer {message.layer}: {len(positions)} positions, {wanted} in the prompt expected")
         if any(later <= earlier for earlier, later in pairwise(positions)):
             raise SkeletonError(f"layer {message.layer}: positions do not ascend")
@@ -185,9 +182,16 @@ def _chunk_end(codec: Codec, layer_tokens: int, start: int) -> int:
     return start + max(1, fit)
 
 
-def _checksum(chunk: skeleton_pb2.LayerChunk, keys: bytes, values: bytes) -> int:
-    digest = xxhash.xxh3_64(struct.pack("<4I", chunk.layer, chunk.layer_tokens, chunk.token_start, chunk.num_tokens))
+def chunk_checksum(skeleton: SkeletonSpec, chunk: skeleton_pb2.LayerChunk, keys: bytes, values: bytes) -> int:
+    """Return the checksum that a chunk of this skeleton must bear; `keys` and `values` are its own."""
+    place = struct.pack("<4I", chunk.layer, chunk.layer_tokens, chunk.token_start, chunk.num_tokens)
+    digest = xxhash.xxh3_64(place, seed=skeleton.seed)
     digest.update(keys)
     digest.update(values)
     digest.update(struct.pack(f"<{len(chunk.positions)}I", *chunk.positions))
     return digest.intdigest()
+
+
+def _result_checksum(skeleton: SkeletonSpec, result: skeleton_pb2.PrefillResult) -> int:
+    pivot_layer = result.pivot_layer if result.HasField("pivot_layer") else -1
+    return xxhash.xxh3_64_intdigest(struct.pack("<i", pivot_layer) + result.hidden_state, seed=skeleton.seed)

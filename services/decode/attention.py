@@ -16,18 +16,22 @@ class BatchAttention:
     def __init__(self, pool: KVPool, batch: list[SequenceKV]) -> None:
         self._pool = pool
         self._batch = batch
+        slots = [
+            [table.slot(table.length - 1) for table in layer]
+            for layer in zip(*(kv.tables for kv in batch), strict=True)
+        ]
+        self._slots = torch.tensor(slots, device=pool.keys.device).unbind()  # by layer, [B]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Store key and value [B, G, 1, d] in their slots and attend with query [B, H, 1, d]."""
-        pool, tables = self._pool, [kv.tables[layer] for kv in self._batch]
-        slots = torch.tensor([table.slot(table.length - 1) for table in tables], device=query.device)
-        pool.keys.index_copy_(0, slots, key[:, :, 0])
-        pool.values.index_copy_(0, slots, value[:, :, 0])
+        pool = self._pool
+        pool.keys.index_copy_(0, self._slots[layer], key[:, :, 0])
+        pool.values.index_copy_(0, self._slots[layer], value[:, :, 0])
         rows = []
-        for row, table in zip(query.split(1), tables, strict=True):
-            keys, values = pool.view(table)
+        for row, kv in zip(query.split(1), self._batch, strict=True):
+            keys, values = pool.view(kv.tables[layer])
             rows.append(causal_attention(row, _heads_first(keys), _heads_first(values), scaling))
-        return torch.cat(rows)
+        return torch.cat(rows) if len(rows) > 1 else rows[0]
 
 
 class ReplayAttention:

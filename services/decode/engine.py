@@ -70,7 +70,7 @@ class DecodeEngine:
         if replay and (len(replay) >= sampling.max_tokens or max(replay) >= spec.vocab_size):
             raise InvalidRequestError("the answer so far is as long as max_tokens or has ids outside the vocabulary")
         needed = self.pool.blocks_needed(
-            [kept + sampling.max_tokens for kept in self.max_kept_tokens(num_tokens, selection)]
+            [kept + sampling.max_tokens for kept in selection.max_kept_tokens(num_tokens, spec.windows)]
         )
         if needed > self.pool.allocator.num_blocks:
             raise InvalidRequestError(
@@ -78,21 +78,13 @@ class DecodeEngine:
                 f"{self.pool.allocator.num_blocks}; lower kv_retention or max_tokens"
             )
 
-    def max_kept_tokens(self, prompt_tokens: int, selection: Selection) -> list[int]:
-        """Return the most that each layer's skeleton can hold, known before the prompt runs."""
-        windows = self.model.spec.windows
-        budgets = selection.layer_budgets(prompt_tokens, len(windows))
-        return [
-            budget if window is None else min(prompt_tokens, window)
-            for budget, window in zip(budgets, windows, strict=True)
-        ]
-
     def tokens_to_reserve(
         self, prompt_tokens: int, selection: Selection, sampling: Sampling, num_replayed: int = 0
     ) -> list[int]:
         """Return the slots to set aside in each layer before a prefill worker is asked."""
         ahead = min(sampling.max_tokens, num_replayed + _RESERVED_NEW_TOKENS)
-        return [kept + ahead for kept in self.max_kept_tokens(prompt_tokens, selection)]
+        windows = self.model.spec.windows
+        return [kept + ahead for kept in selection.max_kept_tokens(prompt_tokens, windows)]
 
     @torch.inference_mode()
     def step(self, batch: list[Sequence]) -> list[int]:

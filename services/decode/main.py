@@ -4,10 +4,11 @@ import asyncio
 import logging
 from collections.abc import Collection
 from concurrent.futures import Executor
+from contextlib import AsyncExitStack
 
 import psutil
 
-from common import rpc
+from common import metrics, rpc
 from common.errors import ModelLoadError
 from common.logging import configure
 from common.model import decoder
@@ -15,6 +16,7 @@ from common.model.compute import compute_thread
 from common.model.source import resolve
 from common.pb import decode_pb2_grpc
 from common.skeleton.selection import CODECS
+from common.transport.redis_store import open_store
 from services.decode.engine import DecodeEngine, pool_blocks
 from services.decode.needle_probe import finds_needles
 from services.decode.pool import BLOCK_TOKENS, KVPool
@@ -22,6 +24,7 @@ from services.decode.prefill_client import PrefillClient
 from services.decode.scheduler import DecodeScheduler
 from services.decode.server import DecodeServer
 from services.decode.settings import DecodeSettings
+from services.decode.skeleton_loader import SkeletonLoader
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +54,14 @@ async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collect
     scheduler = DecodeScheduler(
         engine, max_running=settings.max_running, max_waiting=settings.max_waiting, compute=compute
     )
-    prefill = PrefillClient(engine.model.spec, engine.pool)
-    server = DecodeServer(engine, scheduler, prefill, codecs)
-    try:
+    prefill = PrefillClient(stall_seconds=settings.stall_seconds)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(prefill.close)
+        store = await stack.enter_async_context(open_store(settings))
+        server = DecodeServer(engine, scheduler, SkeletonLoader(engine.pool, prefill, store), codecs)
+        blocks = engine.pool.allocator
+        metrics.KV_BLOCKS_USED.set_function(lambda: blocks.num_blocks - blocks.num_free)
+        metrics.expose(settings.host, settings.metrics_port)
         await rpc.serve(
             lambda grpc_server: decode_pb2_grpc.add_DecodeServicer_to_server(server, grpc_server),
             scheduler.run(),
@@ -61,5 +69,3 @@ async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collect
             port=settings.port,
             grace_seconds=settings.grace_seconds,
         )
-    finally:
-        await prefill.close()

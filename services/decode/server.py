@@ -9,12 +9,12 @@ import grpc
 from common.errors import InvalidRequestError
 from common.pb import decode_pb2, decode_pb2_grpc
 from common.rpc import error_boundary
-from common.skeleton.codecs import Codec
 from common.skeleton.selection import CODECS, Selection
+from common.skeleton.spec import SkeletonSpec
 from services.decode.engine import DecodeEngine, Sequence
-from services.decode.prefill_client import PrefillClient
 from services.decode.sampling import Sampling
 from services.decode.scheduler import DecodeScheduler, Finish
+from services.decode.skeleton_loader import Order, SkeletonLoader
 
 _FINISH = {
     None: decode_pb2.FINISH_REASON_UNSPECIFIED,
@@ -32,13 +32,13 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
         self,
         engine: DecodeEngine,
         scheduler: DecodeScheduler,
-        prefill: PrefillClient,
+        loader: SkeletonLoader,
         codecs: Collection[str] = CODECS,
     ) -> None:
         """Take what a request passes through, and the codecs in which skeletons are taken."""
         self._engine = engine
         self._scheduler = scheduler
-        self._prefill = prefill
+        self._loader = loader
         self._codecs = codecs
 
     # A coroutine that writes, not a generator: a cancelled call then unwinds at once.
@@ -47,26 +47,23 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
     ) -> None:
         """Reserve memory, have the skeleton loaded into it, decode."""
         async with error_boundary(context, request.request_id):
-            engine, num_tokens = self._engine, len(request.prompt_token_ids)
-            selection = Selection.from_pb(request.selection)
-            sampling = Sampling.from_pb(request.sampling)
-            replay = list(request.generated_token_ids)
-            self._check_codec(selection, num_tokens)
-            engine.check(list(request.prompt_token_ids), selection, sampling, replay)
-            arrived = time.monotonic()
-            tokens = engine.tokens_to_reserve(num_tokens, selection, sampling, len(replay))
+            engine, arrived = self._engine, time.monotonic()
+            token_ids, replay = list(request.prompt_token_ids), list(request.generated_token_ids)
+            selection, sampling = Selection.from_pb(request.selection), Sampling.from_pb(request.sampling)
+            engine.check(token_ids, selection, sampling, replay)
+            spec = SkeletonSpec.of(engine.model.spec, token_ids, selection)
+            self._check_codec(spec.codec.name)
+            tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, len(replay))
             async with self._scheduler.reserve(tokens) as kv:
-                waited = time.monotonic() - arrived
-                max_kept_tokens = engine.max_kept_tokens(num_tokens, selection)
-                skeleton = await self._prefill.fetch(request, kv, max_kept_tokens, context.time_remaining())
+                waited, remaining = time.monotonic() - arrived, context.time_remaining()
+                deadline = None if remaining is None else time.monotonic() + remaining
+                skeleton = await self._loader.load(Order(request, spec, kv, deadline))
                 skeleton.stats.queue_seconds += waited
-                sequence = Sequence(
-                    selection.next_position(num_tokens), kv, sampling, skeleton.hidden_state, replay=replay
-                )
+                position = selection.next_position(len(token_ids))
+                sequence = Sequence(position, kv, sampling, skeleton.hidden_state, replay=replay)
                 await self._stream(sequence, skeleton.stats, context)
 
-    def _check_codec(self, selection: Selection, prompt_tokens: int) -> None:
-        name = Codec.of(self._engine.model.spec, prompt_tokens, selection).name
+    def _check_codec(self, name: str) -> None:
         if name not in self._codecs:
             raise InvalidRequestError(
                 f"codec {name} is refused: with it the model did not pass its needle probe at this worker's start",

@@ -20,4 +20,7 @@ class DecodeSettings(WorkerSettings):
     )
     max_running: int = Field(64, ge=1, description="sequences decoded together")
     max_waiting: int = Field(1024, ge=0, description="requests waiting for KV memory; more are refused")
+    stall_seconds: float = Field(
+        10.0, gt=0, description="a prefill worker that says nothing for so long has stalled, and the next one is asked"
+    )
     grace_seconds: float = Field(30.0, ge=0, description="time for running answers to end after SIGTERM")

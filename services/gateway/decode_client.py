@@ -1,5 +1,6 @@
-"""Asks decode workers for an answer: picks one, goes on to the next if it cannot, and lets go when told."""
+"""Asks decode workers for an answer, and goes on with it on another one when the first one fails."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -8,9 +9,22 @@ from typing import cast
 
 import grpc
 
-from common.errors import DeadlineError, OverloadedError, StructKVError, UnavailableError, from_rpc
+from common import metrics
+from common.errors import (
+    DeadlineError,
+    InvalidRequestError,
+    OverloadedError,
+    PrefillFailedError,
+    StructKVError,
+    UnavailableError,
+    from_rpc,
+)
 from common.pb import decode_pb2, decode_pb2_grpc
 from services.gateway.routing import Worker, WorkerPool
+
+_MAX_FAILURES = 5
+"""Workers that may fail one after the other without a single token: a request that kills its workers stops here."""
+_PAUSE_SECONDS = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +32,8 @@ logger = logging.getLogger(__name__)
 class DecodeCall:
     """A running answer whose first event is here. Whoever has it closes it."""
 
-    def __init__(self, stream: "_EventStream", first: decode_pb2.GenerateEvent, resources: ExitStack) -> None:
+    def __init__(self, stream: "_DecodeStream", first: decode_pb2.GenerateEvent) -> None:
         self._stream = stream
-        self._resources = resources
         self.first = first
 
     async def events(self) -> AsyncIterator[decode_pb2.GenerateEvent]:
@@ -33,73 +46,145 @@ class DecodeCall:
 
     def close(self) -> None:
         """Cancel the call if it still runs, which frees the worker's memory. May be called again."""
-        self._resources.close()
+        self._stream.close()
 
 
 class DecodeClient:
     """Opens calls on the least busy decode worker, each with the prefill workers it may ask."""
 
-    def __init__(self, decode: WorkerPool, prefill: WorkerPool) -> None:
+    def __init__(self, decode: WorkerPool, prefill: WorkerPool, *, worker_wait_seconds: float) -> None:
+        """Take the workers; a request waits for `worker_wait_seconds` if none of a kind is serving."""
         self._decode = decode
         self._prefill = prefill
+        self._worker_wait_seconds = worker_wait_seconds
 
     async def open(self, request: decode_pb2.GenerateRequest, deadline: float) -> DecodeCall:
-        """Return a call with its first event; fills in `prefill_targets`.
+        """Return a call with its first event; `deadline` is on the monotonic clock.
 
-        Before the first event nothing is lost, so a worker that is gone or full hands the request to the next.
-        `deadline` is on the monotonic clock. Raises the last worker's StructKVError if none takes it.
+        A worker that is gone or full hands the request to the next, and one that fails later, the answer: with the
+        tokens so far in `generated_token_ids`, whose continuation is what it would have been, since a token is a
+        function of the ones before it, the seed and its step. Raises OverloadedError if all are full,
+        UnavailableError if none serves or too many failed, and DeadlineError.
         """
+        stream = _DecodeStream(self._decode, self._prefill, request, deadline)
+        try:
+            return DecodeCall(stream, await stream.start(min(deadline, time.monotonic() + self._worker_wait_seconds)))
+        except BaseException:
+            stream.close()
+            raise
+
+
+class _DecodeStream:
+    """One answer's events, from one decode worker after the other."""
+
+    def __init__(
+        self, decode: WorkerPool, prefill: WorkerPool, request: decode_pb2.GenerateRequest, deadline: float
+    ) -> None:
+        self._decode = decode
+        self._prefill = prefill
+        self._request = request
+        self._deadline = deadline
+        self._failures = 0
+        self._worker: Worker | None = None
+        self._call: grpc.aio.UnaryStreamCall[decode_pb2.GenerateRequest, decode_pb2.GenerateEvent] | None = None
+        self._resources = ExitStack()
+
+    async def start(self, wait_until: float) -> decode_pb2.GenerateEvent:
+        """Return the first event. That all are full is an answer; for one to serve there is a wait."""
+        while True:
+            try:
+                return await self._ask_all()
+            except UnavailableError as error:
+                await self._pause(error, wait_until)
+
+    async def read(self) -> decode_pb2.GenerateEvent:
+        """Return the next event, if need be from another worker: who has half an answer rather waits for the rest."""
+        try:
+            return await self._next()
+        except (InvalidRequestError, DeadlineError):
+            raise
+        except StructKVError as error:
+            self._let_go(error, "answer")
+        while True:
+            try:
+                return await self._ask_all()
+            except (UnavailableError, OverloadedError) as error:
+                await self._pause(error, self._deadline)
+
+    async def _pause(self, error: StructKVError, until: float) -> None:
+        """Wait a moment before all are asked again; raise the error if there is no time, or too much has failed."""
+        if self._failures >= _MAX_FAILURES or time.monotonic() >= until:
+            raise error
+        if isinstance(error, PrefillFailedError):  # decode knows more of prefill than the last health check
+            self._failures += 1
+            await self._prefill.check_all()
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+    def close(self) -> None:
+        """End the call that is running."""
+        self._resources.close()
+        self._worker = self._call = None
+
+    async def _ask_all(self) -> decode_pb2.GenerateEvent:
+        """Return the next event from the first worker that gives one; raise the last one's error."""
         prefill = await self._prefill.candidates()
-        request.prefill_targets[:] = [worker.address for worker in prefill]
+        self._request.prefill_targets[:] = [worker.address for worker in prefill]
         failure: StructKVError = UnavailableError("no decode worker is serving")
         for worker in await self._decode.candidates():
             try:
-                return await self._start(worker, prefill[0], request, deadline)
-            except (UnavailableError, OverloadedError) as error:
-                logger.warning(
-                    "decode worker refused",
-                    extra={"request_id": request.request_id, "worker": worker.address, "error": str(error)},
-                )
+                return await self._ask(worker, prefill[0])
+            except (InvalidRequestError, DeadlineError):
+                raise
+            except StructKVError as error:
+                self._let_go(error, "first token")
                 failure = error
-                if isinstance(error, UnavailableError):
-                    self._decode.mark_unreachable(worker)
+            if self._failures >= _MAX_FAILURES:
+                break
         raise failure
 
-    async def _start(
-        self, worker: Worker, prefill: Worker, request: decode_pb2.GenerateRequest, deadline: float
-    ) -> DecodeCall:
-        timeout_seconds = deadline - time.monotonic()
+    async def _ask(self, worker: Worker, prefill: Worker) -> decode_pb2.GenerateEvent:
+        timeout_seconds = self._deadline - time.monotonic()
         if timeout_seconds <= 0:
             raise DeadlineError("the request's time is over")
+        request = self._request
         prompt_tokens = len(request.prompt_token_ids)
-        with ExitStack() as resources:
-            resources.enter_context(self._decode.lease(worker, prompt_tokens + request.sampling.max_tokens))
-            call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds)
-            resources.callback(call.cancel)
-            stream = _EventStream(call)
-            with self._prefill.lease(prefill, prompt_tokens):  # with the first token, prefill has done its part
-                first = await stream.read()
-            return DecodeCall(stream, first, resources.pop_all())
+        self._resources.enter_context(self._decode.lease(worker, prompt_tokens + request.sampling.max_tokens))
+        call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds)
+        self._resources.callback(call.cancel)
+        self._worker, self._call = worker, call
+        with self._prefill.lease(prefill, prompt_tokens):  # with the first token, prefill has done its part
+            return await self._next()
 
-
-class _EventStream:
-    """Reads a call's events, errors as our own."""
-
-    def __init__(self, call: "grpc.aio.UnaryStreamCall[decode_pb2.GenerateRequest, decode_pb2.GenerateEvent]") -> None:
-        self._call = call
-
-    async def read(self) -> decode_pb2.GenerateEvent:
-        """Return the next event; raise StructKVError where there is none."""
+    async def _next(self) -> decode_pb2.GenerateEvent:
+        """Return the running call's next event, whose tokens count as delivered."""
+        assert self._call is not None
         try:
             event = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise _as_structkv_error(error) from error
+            raise from_rpc(error) from error
         if event is grpc.aio.EOF:
             raise StructKVError("the decode worker ended the answer without a reason")
-        return cast(decode_pb2.GenerateEvent, event)
+        event = cast(decode_pb2.GenerateEvent, event)
+        self._request.generated_token_ids.extend(event.token_ids)
+        self._failures = 0
+        return event
 
-
-def _as_structkv_error(error: grpc.aio.AioRpcError) -> StructKVError:
-    if error.code() is grpc.StatusCode.CANCELLED:  # not by us, we would not read on: the worker is going down
-        return UnavailableError("the decode worker stopped")
-    return from_rpc(error)
+    def _let_go(self, error: StructKVError, phase: str) -> None:
+        """End the call of a worker that failed, and count it if it is the worker that is to blame."""
+        assert self._worker is not None
+        logger.warning(
+            "decode worker failed",
+            extra={
+                "request_id": self._request.request_id,
+                "worker": self._worker.address,
+                "phase": phase,
+                "tokens": len(self._request.generated_token_ids),
+                "error": str(error),
+            },
+        )
+        metrics.DECODE_FAILOVERS.labels(phase).inc()
+        if not isinstance(error, (OverloadedError, PrefillFailedError)):
+            self._failures += 1
+            if isinstance(error, UnavailableError):
+                self._decode.mark_unreachable(self._worker)
+        self.close()

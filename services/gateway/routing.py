@@ -52,7 +52,7 @@ class WorkerPool:
     async def __aenter__(self) -> Self:
         """Open the channels, look who is there, and go on watching."""
         self._workers = [Worker(address, open_channel(address)) for address in self._addresses]
-        await self._check_all()
+        await self.check_all()
         self._monitors = [asyncio.create_task(self._watch(worker)) for worker in self._workers]
         return self
 
@@ -77,7 +77,7 @@ class WorkerPool:
         Raises UnavailableError if that finds none either.
         """
         if not self.any_healthy:
-            await self._check_all()
+            await self.check_all()
         healthy = [worker for worker in self._workers if worker.healthy]
         if not healthy:
             raise UnavailableError(f"no {self.kind} worker is serving ({', '.join(self._addresses)})")
@@ -97,7 +97,8 @@ class WorkerPool:
         """Leave a worker out until its next good health check."""
         self._set_health(worker, healthy=False)
 
-    async def _check_all(self) -> None:
+    async def check_all(self) -> None:
+        """Ask every worker now whether it serves."""
         # Requests that wait at the same time share one round; a client that leaves does not end it for the others.
         if self._recheck is None or self._recheck.done():
             self._recheck = asyncio.gather(*(self._check(worker) for worker in self._workers))

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.errors import ModelNotFoundError, UnavailableError
 from services.gateway.context import RequestContextMiddleware
@@ -24,7 +25,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     decode = _pool("decode", settings.decode_workers, settings)
     prefill = _pool("prefill", settings.prefill_workers, settings)
     limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes)
-    handler = RequestHandler(name, model, DecodeClient(decode, prefill), settings.selection, limits)
+    client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
+    handler = RequestHandler(name, model, client, settings.selection, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -38,6 +40,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     _add_generation_routes(app, handler)
     _add_model_routes(app, model_object(name, model.context_tokens))
     _add_health_routes(app, decode, prefill)
+    _add_metrics_route(app)
     return app
 
 
@@ -70,6 +73,12 @@ def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
         if name != served["id"]:
             raise ModelNotFoundError(f"the model {name!r} does not exist; served is {served['id']!r}", param="model")
         return served
+
+
+def _add_metrics_route(app: FastAPI) -> None:
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_health_routes(app: FastAPI, decode: WorkerPool, prefill: WorkerPool) -> None:

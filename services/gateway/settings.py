@@ -51,6 +51,9 @@ class GatewaySettings(ServiceSettings):
     floor_tokens: int = Field(_DEFAULTS.floor_tokens, ge=0, description="prompts up to this length stay whole")
 
     request_timeout_seconds: float = Field(600.0, gt=0, description="a request's time, queueing included")
+    worker_wait_seconds: float = Field(
+        10.0, ge=0, description="how long a request waits for a worker to serve when none does; then it gets a 503"
+    )
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1, description="larger request bodies are refused")
     health_interval_seconds: float = Field(1.0, gt=0, description="pause between two checks of a worker")
     health_timeout_seconds: float = Field(3.0, gt=0, description="a slower health check counts as failed")

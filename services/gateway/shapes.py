@@ -124,6 +124,7 @@ class Envelope:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": answer.completion_tokens,
             "total_tokens": self.prompt_tokens + answer.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": answer.skeleton.cached_tokens},
         }
 
     def stats(self, answer: Answer) -> JsonObject:
@@ -138,6 +139,7 @@ class Envelope:
             "kept_tokens_per_layer": list(skeleton.kept_tokens_per_layer),
             "skeleton_bytes": skeleton.skeleton_bytes,
             "full_kv_bytes": skeleton.full_kv_bytes,
+            "transport": skeleton.transport,
             "prefill_seconds": skeleton.prefill_seconds,
             "transfer_seconds": skeleton.transfer_seconds,
             "queue_seconds": skeleton.queue_seconds,

@@ -1,20 +1,25 @@
 """The prefill worker's process."""
 
 import asyncio
+import logging
 from concurrent.futures import Executor
 
-from common import rpc
+from common import metrics, rpc
 from common.logging import configure
 from common.model import decoder
 from common.model.compute import compute_thread
 from common.model.source import resolve
 from common.pb import prefill_pb2_grpc
+from common.transport.redis_store import open_store
 from services.prefill.blocks import sentence_ends
 from services.prefill.engine import CPU_CHUNK_TOKENS, PrefillEngine
+from services.prefill.faults import Faults
 from services.prefill.scheduler import PrefillScheduler
 from services.prefill.server import PrefillServer
 from services.prefill.settings import PrefillSettings
 from services.prefill.structkv.calibration import stored_pivot
+
+logger = logging.getLogger(__name__)
 
 
 def run(settings: PrefillSettings) -> None:
@@ -35,11 +40,17 @@ def _load(settings: PrefillSettings) -> PrefillEngine:
 
 async def _serve(settings: PrefillSettings, engine: PrefillEngine, compute: Executor) -> None:
     scheduler = PrefillScheduler(engine, settings.max_queued_tokens, compute)
-    server = PrefillServer(engine, scheduler)
-    await rpc.serve(
-        lambda grpc_server: prefill_pb2_grpc.add_PrefillServicer_to_server(server, grpc_server),
-        scheduler.run(),
-        host=settings.host,
-        port=settings.port,
-        grace_seconds=settings.grace_seconds,
-    )
+    faults = Faults.parse(settings.faults) if settings.faults else None
+    if faults is not None:
+        logger.warning("skeletons are damaged on purpose", extra={"faults": settings.faults})
+    async with open_store(settings) as store:
+        server = PrefillServer(engine, scheduler, store, faults)
+        metrics.PREFILL_PROMPTS.set_function(lambda: scheduler.num_jobs)
+        metrics.expose(settings.host, settings.metrics_port)
+        await rpc.serve(
+            lambda grpc_server: prefill_pb2_grpc.add_PrefillServicer_to_server(server, grpc_server),
+            scheduler.run(),
+            host=settings.host,
+            port=settings.port,
+            grace_seconds=settings.grace_seconds,
+        )

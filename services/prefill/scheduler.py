@@ -13,8 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from common.errors import OverloadedError
 from common.pb import prefill_pb2, skeleton_pb2
 from common.skeleton import wire
-from common.skeleton.codecs import Codec
-from common.skeleton.selection import Selection
+from common.skeleton.spec import SkeletonSpec
 from services.prefill.engine import PrefillEngine
 from services.prefill.outputs import KeptLayer, PromptEnd
 
@@ -23,6 +22,10 @@ _OUTBOX_BYTES = 16 * 1024 * 1024
 shares the model with get no turns while its reader keeps up; a long one's pile up no further than this."""
 _MAX_PASSED_OVER = 16
 """Steps that other prompts may run before the one that waits longest gets a turn."""
+_PROGRESS_SECONDS = 1.0
+"""Silence after which a reader is told that there is progress."""
+_STUCK_SECONDS = 30.0
+"""A step, one chunk through one layer, takes at most seconds on the slowest machine that serves."""
 
 Events = list[prefill_pb2.PrefillEvent]
 
@@ -32,15 +35,15 @@ logger = logging.getLogger(__name__)
 class _Job:
     """One prompt: its generator, what it produced, and how long it waited and ran."""
 
-    def __init__(self, engine: PrefillEngine, token_ids: list[int], selection: Selection) -> None:
+    def __init__(self, engine: PrefillEngine, token_ids: list[int], skeleton: SkeletonSpec) -> None:
         self.num_tokens = len(token_ids)
         self.outbox: asyncio.Queue[Events | Exception] = asyncio.Queue()
         self.outbox_bytes = 0
         self.passed_over = 0
         self.cancelled = False
         self.finished = False
-        self._steps = engine.run(token_ids, selection)
-        self._codec = Codec.of(engine.model.spec, len(token_ids), selection)
+        self._steps = engine.run(token_ids, skeleton.selection)
+        self._skeleton = skeleton
         self._layers_left = engine.model.spec.num_layers + 1
         self._runnable_since = time.monotonic()
         self._queue_seconds = 0.0
@@ -64,12 +67,12 @@ class _Job:
         return events
 
     def _encode(self, kept: KeptLayer) -> Events:
-        chunks = wire.layer_chunks(kept.layer, kept.keys, kept.values, kept.positions, self._codec)
+        chunks = wire.layer_chunks(self._skeleton, kept.layer, kept.keys, kept.values, kept.positions)
         return [prefill_pb2.PrefillEvent(chunk=chunk) for chunk in chunks]
 
     def _result(self, end: PromptEnd) -> skeleton_pb2.PrefillResult:
         self.finished = True
-        result = wire.prompt_end(end.hidden_state, end.pivot_layer)
+        result = wire.prompt_end(self._skeleton, end.hidden_state, end.pivot_layer)
         result.queue_seconds = self._queue_seconds
         result.prefill_seconds = self._prefill_seconds
         return result
@@ -80,9 +83,10 @@ class _Job:
             self.outbox.put_nowait(output)
             self.outbox_bytes += _num_bytes(output)
 
-    async def read(self) -> Events:
-        """Wait for the next output; raise it if it is an error."""
-        output = await self.outbox.get()
+    async def read(self, timeout_seconds: float) -> Events:
+        """Wait for the next output; raise it if it is an error, and TimeoutError if none comes."""
+        async with asyncio.timeout(timeout_seconds):
+            output = await self.outbox.get()
         self.outbox_bytes -= _num_bytes(output)
         if isinstance(output, Exception):
             raise output
@@ -106,6 +110,7 @@ class PrefillScheduler:
         self._max_queued_tokens = max_queued_tokens
         self._jobs: list[_Job] = []
         self._running: _Job | None = None
+        self._step_started = 0.0
         self._changed = asyncio.Event()
         self._compute = compute or ThreadPoolExecutor(1, thread_name_prefix="prefill")
 
@@ -114,19 +119,32 @@ class PrefillScheduler:
         """Prompts taken in and not yet done."""
         return len(self._jobs)
 
+    @property
+    def makes_progress(self) -> bool:
+        """Whether no step has been running for so long that it must have got stuck."""
+        return self._running is None or time.monotonic() - self._step_started < _STUCK_SECONDS
+
     async def stream(
-        self, token_ids: list[int], selection: Selection
+        self, token_ids: list[int], skeleton: SkeletonSpec
     ) -> AsyncGenerator[prefill_pb2.PrefillEvent, None]:
-        """Run a prompt and yield its layers as they are done. Closing the iterator cancels the prompt."""
+        """Run a prompt and yield its layers as they are done. Closing the iterator cancels the prompt.
+
+        While nothing is done, it says now and then that the worker makes progress; a stuck one says nothing.
+        """
         queued = sum(job.num_tokens for job in self._jobs)
         if self._jobs and queued + len(token_ids) > self._max_queued_tokens:
             raise OverloadedError(f"{queued} prompt tokens are queued, at most {self._max_queued_tokens} fit")
-        job = _Job(self._engine, token_ids, selection)
+        job = _Job(self._engine, token_ids, skeleton)
         self._jobs.append(job)
         self._changed.set()
         try:
             while True:
-                events = await job.read()
+                try:
+                    events = await job.read(_PROGRESS_SECONDS)
+                except TimeoutError:
+                    if self.makes_progress:
+                        yield prefill_pb2.PrefillEvent(progress=prefill_pb2.Progress())
+                    continue
                 self._changed.set()
                 for event in events:
                     yield event
@@ -139,7 +157,7 @@ class PrefillScheduler:
         """Run steps as long as there are prompts; the worker's main loop."""
         while True:
             job = await self._next_job()
-            self._running = job
+            self._running, self._step_started = job, time.monotonic()
             try:
                 output: Events | Exception = await asyncio.get_running_loop().run_in_executor(
                     self._compute, job.compute

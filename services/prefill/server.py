@@ -1,5 +1,6 @@
 """The Prefill service: from messages to the scheduler and back, no policy."""
 
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import grpc
@@ -8,20 +9,33 @@ from common.errors import SkeletonError
 from common.pb import prefill_pb2, prefill_pb2_grpc
 from common.rpc import error_boundary
 from common.skeleton import wire
-from common.skeleton.codecs import Codec
 from common.skeleton.selection import Selection
+from common.skeleton.spec import SkeletonSpec
+from common.transport.redis_store import RedisStore
 from services.prefill.engine import PrefillEngine
+from services.prefill.faults import Faults
+from services.prefill.outlet import StoreOutlet
 from services.prefill.scheduler import PrefillScheduler
 
 Context = grpc.aio.ServicerContext[prefill_pb2.PrefillRequest, prefill_pb2.PrefillEvent]
+Events = AsyncIterator[prefill_pb2.PrefillEvent]
 
 
 class PrefillServer(prefill_pb2_grpc.PrefillServicer):
     """Answers Prefill calls of one model."""
 
-    def __init__(self, engine: PrefillEngine, scheduler: PrefillScheduler) -> None:
+    def __init__(
+        self,
+        engine: PrefillEngine,
+        scheduler: PrefillScheduler,
+        store: RedisStore | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        """Take what runs prompts, the store if the workers share one, and what is to go wrong, for tests."""
         self._engine = engine
         self._scheduler = scheduler
+        self._store = store
+        self._faults = faults
 
     # A coroutine that writes, not a generator: a cancelled call then unwinds at once.
     async def Prefill(  # type: ignore[override]  # noqa: N802
@@ -29,16 +43,25 @@ class PrefillServer(prefill_pb2_grpc.PrefillServicer):
     ) -> None:
         """Stream the skeleton of one prompt."""
         async with error_boundary(context, request.request_id):
-            spec = self._engine.model.spec
-            if request.model_fingerprint != spec.fingerprint:
+            model = self._engine.model.spec
+            if request.model_fingerprint != model.fingerprint:
                 raise SkeletonError(
-                    f"this worker's model is {spec.fingerprint}, the request is for {request.model_fingerprint}"
+                    f"this worker's model is {model.fingerprint}, the request is for {request.model_fingerprint}"
                 )
             token_ids = list(request.prompt_token_ids)
-            selection = Selection.from_pb(request.selection)
             self._engine.check(token_ids)
-            codec = Codec.of(spec, len(token_ids), selection)
-            await context.write(prefill_pb2.PrefillEvent(header=wire.header(spec, len(token_ids), codec)))
-            async with aclosing(self._scheduler.stream(token_ids, selection)) as events:
-                async for event in events:
-                    await context.write(event)
+            skeleton = SkeletonSpec.of(model, token_ids, Selection.from_pb(request.selection))
+            await context.write(prefill_pb2.PrefillEvent(header=wire.header(skeleton)))
+            async with aclosing(self._scheduler.stream(token_ids, skeleton)) as stream:
+                events: Events = stream if self._faults is None else self._faults.strike(stream)
+                if request.store and self._store is not None and self._store.admits():
+                    await self._send_stored(events, StoreOutlet(self._store, skeleton, request.request_id), context)
+                else:
+                    async for event in events:
+                        await context.write(event)
+
+    async def _send_stored(self, events: Events, outlet: StoreOutlet, context: Context) -> None:
+        async with outlet:
+            async for event in events:
+                async for message in outlet.pass_on(event):
+                    await context.write(message)

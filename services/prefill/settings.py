@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from common.settings import WorkerSettings
+from services.prefill.faults import Faults
 
 
 class PrefillSettings(WorkerSettings):
@@ -15,3 +16,13 @@ class PrefillSettings(WorkerSettings):
     calibration: Path | None = Field(
         None, description="file written by `structkv calibrate`; unset: the cache folder's one for the model, if any"
     )
+    faults: str = Field(
+        "", description="for tests: damage chunks by chance, such as drop=0.01,delay=0.1,truncate=0.01,corrupt=0.01"
+    )
+
+    @field_validator("faults")
+    @classmethod
+    def _check_faults(cls, text: str) -> str:
+        if text:
+            Faults.parse(text)
+        return text

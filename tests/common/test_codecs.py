@@ -14,6 +14,7 @@ from common.model.decoder import DecoderModel, ModelSpec
 from common.skeleton import wire
 from common.skeleton.codecs import Codec, Split
 from common.skeleton.selection import CODECS, Selection
+from common.skeleton.spec import SkeletonSpec
 
 HEADS, SIZE = 2, 8
 LEVELS = {"int8": 256, "int4": 16}
@@ -253,9 +254,9 @@ def test_a_skeleton_takes_its_share_of_the_cache_at_every_length(window: int, sp
 @pytest.mark.parametrize("prompt_tokens", [1024, 1391, 2048, 5555, 8192])
 def test_messages_take_their_share_of_the_cache(prompt_tokens: int, name: str, most: float, spec: ModelSpec) -> None:
     selection = Selection(codec=name)
-    sent, kept = Codec.of(spec, prompt_tokens, selection), selection.kv_budget(prompt_tokens)
-    tensors = torch.randn(2, kept, 3, 64)
-    layer_bytes = sum(message.ByteSize() for message in wire.layer_chunks(29, *tensors, None, sent))
+    skeleton = SkeletonSpec.of(spec, range(prompt_tokens), selection)
+    tensors = torch.randn(2, selection.kv_budget(prompt_tokens), 3, 64)
+    layer_bytes = sum(message.ByteSize() for message in wire.layer_chunks(skeleton, 29, *tensors, None))
     assert 30 * layer_bytes <= most * spec.full_kv_bytes(prompt_tokens)
 
 

@@ -11,8 +11,8 @@ from common.errors import SkeletonError
 from common.model.decoder import DecoderModel, ModelSpec
 from common.pb import skeleton_pb2
 from common.skeleton import tensor_bytes, wire
-from common.skeleton.codecs import Codec
 from common.skeleton.selection import Selection
+from common.skeleton.spec import SkeletonSpec
 from common.skeleton.wire import SkeletonReader
 
 WHOLE = Selection(method="full")
@@ -23,6 +23,10 @@ def spec(tiny: Callable[[str], DecoderModel]) -> ModelSpec:
     return tiny("gemma3_text").spec  # layers 0, 1, 3, 4 have a window of 24
 
 
+def of(spec: ModelSpec, prompt_tokens: int, selection: Selection) -> SkeletonSpec:
+    return SkeletonSpec.of(spec, range(prompt_tokens), selection)
+
+
 def tensors(layer: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(layer)
     return tuple(torch.randn(9, 2, 16, generator=generator).to(dtype) for _ in range(2))  # type: ignore[return-value]
@@ -31,13 +35,13 @@ def tensors(layer: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tenso
 def layers(spec: ModelSpec, until: int = 6) -> Iterator[skeleton_pb2.LayerChunk]:
     for layer in range(until):
         positions = torch.arange(40, 49) if spec.windows[layer] else None
-        yield from wire.layer_chunks(layer, *tensors(layer), positions, Codec.of(spec, 50, WHOLE))
+        yield from wire.layer_chunks(of(spec, 50, WHOLE), layer, *tensors(layer), positions)
 
 
 @pytest.fixture
 def reader(spec: ModelSpec) -> SkeletonReader:
-    reader = SkeletonReader(spec, 50, [9] * 6, WHOLE)
-    reader.read_header(wire.header(spec, 50, Codec.of(spec, 50, WHOLE)))
+    reader = SkeletonReader(of(spec, 50, WHOLE), [9] * 6)
+    reader.read_header(wire.header(of(spec, 50, WHOLE)))
     return reader
 
 
@@ -59,7 +63,7 @@ def test_a_skeleton_arrives_as_it_was_sent(spec: ModelSpec, reader: SkeletonRead
         if spec.windows[layer]:
             assert [p for chunk in chunks for p in chunk.positions or ()] == list(range(40, 49))
     hidden = torch.randn(64)
-    assert torch.equal(reader.read_result(wire.prompt_end(hidden, 3)), hidden)
+    assert torch.equal(reader.read_result(wire.prompt_end(reader.skeleton, hidden, 3)), hidden)
     assert reader.kept_tokens == [9] * 6
     assert reader.num_bytes == 6 * 9 * 2 * 2 * 16 * 4
 
@@ -103,7 +107,7 @@ def test_a_chunk_that_does_not_fit_is_refused(
     message = next(layers(spec))
     change(message, field, value)
     if honest_checksum:
-        message.checksum = wire._checksum(message, message.keys, message.values)
+        message.checksum = wire.chunk_checksum(reader.skeleton, message, message.keys, message.values)
     with pytest.raises(SkeletonError):
         reader.read_chunk(message)
 
@@ -122,15 +126,15 @@ def test_a_missing_layer_is_noticed(spec: ModelSpec, reader: SkeletonReader) -> 
     for message in layers(spec, until=5):
         reader.read_chunk(message)
     with pytest.raises(SkeletonError, match="ended in layer 5 of 6"):
-        reader.read_result(wire.prompt_end(torch.randn(64), None))
+        reader.read_result(wire.prompt_end(reader.skeleton, torch.randn(64), None))
 
 
 def test_a_damaged_hidden_state_is_noticed(spec: ModelSpec, reader: SkeletonReader) -> None:
     for message in layers(spec):
         reader.read_chunk(message)
-    result = wire.prompt_end(torch.randn(64), None)
+    result = wire.prompt_end(reader.skeleton, torch.randn(64), None)
     result.hidden_state = result.hidden_state[:-1] + b"\x7f"
-    with pytest.raises(SkeletonError, match="hidden state"):
+    with pytest.raises(SkeletonError, match="checksum of the result"):
         reader.read_result(result)
 
 
@@ -149,24 +153,24 @@ def test_a_damaged_hidden_state_is_noticed(spec: ModelSpec, reader: SkeletonRead
     ],
 )
 def test_a_header_that_does_not_fit_is_refused(field: str, value: object, spec: ModelSpec) -> None:
-    message = wire.header(spec, 50, Codec.of(spec, 50, WHOLE))
+    message = wire.header(of(spec, 50, WHOLE))
     setattr(message, field, value)
     with pytest.raises(SkeletonError):
-        SkeletonReader(spec, 50, [9] * 6, WHOLE).read_header(message)
+        SkeletonReader(of(spec, 50, WHOLE), [9] * 6).read_header(message)
 
 
 def test_a_chunk_before_the_header_is_refused(spec: ModelSpec) -> None:
     with pytest.raises(SkeletonError, match="before the header"):
-        SkeletonReader(spec, 50, [9] * 6, WHOLE).read_chunk(next(layers(spec)))
+        SkeletonReader(of(spec, 50, WHOLE), [9] * 6).read_chunk(next(layers(spec)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_whole_prompt_crosses_in_the_senders_own_precision(dtype: torch.dtype, spec: ModelSpec) -> None:
-    sender = Codec.of(replace(spec, dtype=dtype), 50, WHOLE)
-    reader = SkeletonReader(spec, 50, [9] * 6, WHOLE)
-    reader.read_header(wire.header(spec, 50, sender))
+    sender = of(replace(spec, dtype=dtype), 50, WHOLE)
+    reader = SkeletonReader(of(spec, 50, WHOLE), [9] * 6)
+    reader.read_header(wire.header(sender))
     keys, values = tensors(0, dtype)
-    chunk = reader.read_chunk(next(wire.layer_chunks(0, keys, values, torch.arange(9), sender)))
+    chunk = reader.read_chunk(next(wire.layer_chunks(sender, 0, keys, values, torch.arange(9))))
     assert chunk.keys.dtype == dtype
     assert torch.equal(chunk.keys, keys)
 
@@ -181,17 +185,17 @@ class TestQuantised:
         return Selection(codec=request.param)
 
     @pytest.fixture
-    def codec(self, spec: ModelSpec, selection: Selection) -> Codec:
-        return Codec.of(spec, 1500, selection)
+    def skeleton(self, spec: ModelSpec, selection: Selection) -> SkeletonSpec:
+        return of(spec, 1500, selection)
 
     @pytest.fixture
     def spec(self, tiny: Callable[[str], DecoderModel]) -> ModelSpec:
         return tiny("llama").spec
 
     @pytest.fixture
-    def reader(self, spec: ModelSpec, selection: Selection, codec: Codec) -> SkeletonReader:
-        reader = SkeletonReader(spec, 1500, [self.KEPT] * 6, selection)
-        reader.read_header(wire.header(spec, 1500, codec))
+    def reader(self, skeleton: SkeletonSpec) -> SkeletonReader:
+        reader = SkeletonReader(skeleton, [self.KEPT] * 6)
+        reader.read_header(wire.header(skeleton))
         return reader
 
     @pytest.fixture
@@ -200,16 +204,15 @@ class TestQuantised:
         return torch.randn(150, 2, 16, generator=generator), torch.randn(150, 2, 16, generator=generator)
 
     @pytest.fixture
-    def message(self, codec: Codec, kept: tuple[torch.Tensor, torch.Tensor]) -> skeleton_pb2.LayerChunk:
-        (message,) = wire.layer_chunks(0, *kept, None, codec)
+    def message(self, skeleton: SkeletonSpec, kept: tuple[torch.Tensor, torch.Tensor]) -> skeleton_pb2.LayerChunk:
+        (message,) = wire.layer_chunks(skeleton, 0, *kept, None)
         return message
 
     @pytest.mark.parametrize("limit", [1, 3000, 1 << 20])
     def test_arrives_in_chunks_of_limited_size(
         self,
         limit: int,
-        spec: ModelSpec,
-        codec: Codec,
+        skeleton: SkeletonSpec,
         reader: SkeletonReader,
         kept: tuple[torch.Tensor, torch.Tensor],
         monkeypatch: pytest.MonkeyPatch,
@@ -217,7 +220,7 @@ class TestQuantised:
         monkeypatch.setattr(wire, "CHUNK_BYTES", limit)
         sent = 0
         for layer in range(6):
-            messages = list(wire.layer_chunks(layer, *kept, None, codec))
+            messages = list(wire.layer_chunks(skeleton, layer, *kept, None))
             sizes = [len(message.keys) + len(message.values) for message in messages]
             sent += sum(sizes)
             assert all(size <= limit or message.num_tokens == 1 for size, message in zip(sizes, messages, strict=True))
@@ -226,20 +229,16 @@ class TestQuantised:
             for got, original in zip(
                 (torch.cat([c.keys for c in chunks]), torch.cat([c.values for c in chunks])), kept, strict=True
             ):
-                assert torch.allclose(got, original, rtol=0, atol=0.02 if codec.name == "int8" else 0.3)
+                assert torch.allclose(got, original, rtol=0, atol=0.02 if skeleton.codec.name == "int8" else 0.3)
                 assert torch.equal(got[:4], original[:4].bfloat16().float()), "sinks"
                 assert torch.equal(got[-8:], original[-8:].bfloat16().float()), "what is left of a twelfth"
-        reader.read_result(wire.prompt_end(torch.randn(64), None))
+        reader.read_result(wire.prompt_end(reader.skeleton, torch.randn(64), None))
         assert reader.kept_tokens == [150] * 6
         assert reader.num_bytes == sent
 
-    def test_comes_as_the_receiver_wants_it(
-        self, spec: ModelSpec, selection: Selection, codec: Codec, message: skeleton_pb2.LayerChunk
-    ) -> None:
-        reader = SkeletonReader(
-            spec, 1500, [self.KEPT] * 6, selection, device=torch.device("cpu"), dtype=torch.bfloat16
-        )
-        reader.read_header(wire.header(spec, 1500, codec))
+    def test_comes_as_the_receiver_wants_it(self, skeleton: SkeletonSpec, message: skeleton_pb2.LayerChunk) -> None:
+        reader = SkeletonReader(skeleton, [self.KEPT] * 6, device=torch.device("cpu"), dtype=torch.bfloat16)
+        reader.read_header(wire.header(skeleton))
         assert reader.read_chunk(message).keys.dtype == torch.bfloat16
 
     @pytest.mark.parametrize("field", ["keys", "values"])
@@ -250,7 +249,7 @@ class TestQuantised:
         lengths = {0, 1, len(data) - 64, len(data) - 2, len(data) - 1, len(data) + 1, len(data) + 2, 2 * len(data)}
         for length in lengths | {150 * 2 * 16 * size for size in (1, 2, 4)}:
             setattr(message, field, (data * 4)[:length])
-            message.checksum = wire._checksum(message, message.keys, message.values)
+            message.checksum = wire.chunk_checksum(reader.skeleton, message, message.keys, message.values)
             with pytest.raises(SkeletonError, match="bytes for"):
                 reader.read_chunk(message)
 
@@ -273,7 +272,6 @@ class TestQuantised:
         field: str,
         number: float,
         place: str,
-        codec: Codec,
         reader: SkeletonReader,
         message: skeleton_pb2.LayerChunk,
     ) -> None:
@@ -283,7 +281,7 @@ class TestQuantised:
         offset = edges if place == "first" else edges + scales - 2
         data[offset : offset + 2] = tensor_bytes.to_bytes(torch.tensor([number]).bfloat16())
         setattr(message, field, bytes(data))
-        message.checksum = wire._checksum(message, message.keys, message.values)
+        message.checksum = wire.chunk_checksum(reader.skeleton, message, message.keys, message.values)
         with pytest.raises(SkeletonError, match="not finite"):
             reader.read_chunk(message)
 
@@ -292,7 +290,7 @@ class TestQuantised:
         self, number: float, reader: SkeletonReader, message: skeleton_pb2.LayerChunk
     ) -> None:
         message.keys = tensor_bytes.to_bytes(torch.tensor([number]).bfloat16()) + message.keys[2:]
-        message.checksum = wire._checksum(message, message.keys, message.values)
+        message.checksum = wire.chunk_checksum(reader.skeleton, message, message.keys, message.values)
         with pytest.raises(SkeletonError, match="not finite"):
             reader.read_chunk(message)
 
@@ -303,14 +301,14 @@ class TestQuantised:
         largest = tensor_bytes.to_bytes(torch.full((3 * 2 * 16,), torch.finfo(torch.bfloat16).max).bfloat16())
         rest = len(message.keys) - edges - scales
         message.keys = message.keys[:edges] + largest + b"\x80" * rest
-        message.checksum = wire._checksum(message, message.keys, message.values)
+        message.checksum = wire.chunk_checksum(reader.skeleton, message, message.keys, message.values)
         assert reader.read_chunk(message).keys.isfinite().all()
 
     @pytest.mark.parametrize("asked", ["raw", "int8", "int4"])
     @pytest.mark.parametrize("sent", ["raw", "int8", "int4"])
     def test_only_the_codec_asked_for_is_taken(self, asked: str, sent: str, spec: ModelSpec) -> None:
-        reader = SkeletonReader(spec, 1500, [self.KEPT] * 6, Selection(codec=asked))
-        header = wire.header(spec, 1500, Codec.of(spec, 1500, Selection(codec=sent)))
+        reader = SkeletonReader(of(spec, 1500, Selection(codec=asked)), [self.KEPT] * 6)
+        header = wire.header(of(spec, 1500, Selection(codec=sent)))
         if asked == sent:
             reader.read_header(header)
             return
@@ -323,7 +321,7 @@ class TestQuantised:
         self, codec_name: str, dtype: str, spec: ModelSpec
     ) -> None:
         selection = Selection(codec=codec_name)
-        header = wire.header(spec, 1500, Codec.of(spec, 1500, selection))
+        header = wire.header(of(spec, 1500, selection))
         header.dtype = dtype
         with pytest.raises(SkeletonError, match="header does not fit"):
-            SkeletonReader(spec, 1500, [self.KEPT] * 6, selection).read_header(header)
+            SkeletonReader(of(spec, 1500, selection), [self.KEPT] * 6).read_header(header)

@@ -31,6 +31,8 @@ SKELETON = decode_pb2.SkeletonStats(
     queue_seconds=0.25,
     prefill_seconds=1.5,
     transfer_seconds=0.125,
+    transport="redis",
+    cached_tokens=0,
 )
 
 Step = decode_pb2.GenerateEvent | grpc.StatusCode | float
@@ -39,7 +41,7 @@ Step = decode_pb2.GenerateEvent | grpc.StatusCode | float
 
 @dataclass
 class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
-    """Answers every call with the same script and remembers what it saw."""
+    """Plays the same script to every call, without the tokens that the call brings, and remembers what it saw."""
 
     script: list[Step] = field(default_factory=list)
     requests: list[decode_pb2.GenerateRequest] = field(default_factory=list)
@@ -50,8 +52,12 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
         self.requests.append(request)
         self.time_remaining = context.time_remaining()
         try:
+            known = len(request.generated_token_ids)
             for step in self.script:
-                await self._play(step, context)
+                if known and isinstance(step, decode_pb2.GenerateEvent):
+                    known -= len(step.token_ids)
+                else:
+                    await self._play(step, context)
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
@@ -149,8 +155,8 @@ async def start_gateway(text_model: TextModel, monkeypatch: pytest.MonkeyPatch) 
             decode = ScriptedDecode(events(text_model.tokenizer.encode(" upon a time").ids))
             decode_address = await stack.enter_async_context(grpc_worker(decode))
             prefill_address = await stack.enter_async_context(grpc_worker())
-            addresses = {"decode_workers": decode_address, "prefill_workers": prefill_address}
-            app = create_app(GatewaySettings(**(addresses | settings)))
+            defaults = {"decode_workers": decode_address, "prefill_workers": prefill_address, "worker_wait_seconds": 0}
+            app = create_app(GatewaySettings(**(defaults | settings)))
             await stack.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://gateway"))

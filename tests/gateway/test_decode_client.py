@@ -20,7 +20,7 @@ class Bench:
 
     def __init__(self, worker: ScriptedDecode, decode: WorkerPool, prefill: WorkerPool) -> None:
         self.worker = worker
-        self.client = DecodeClient(decode, prefill)
+        self.client = DecodeClient(decode, prefill, worker_wait_seconds=0)
         self._pools = (decode, prefill)
 
     async def in_flight(self) -> tuple[int, int]:
@@ -29,7 +29,9 @@ class Bench:
         return first, second
 
     async def open(self, seconds: float = 10):
-        return await self.client.open(REQUEST, time.monotonic() + seconds)
+        request = decode_pb2.GenerateRequest()
+        request.CopyFrom(REQUEST)
+        return await self.client.open(request, time.monotonic() + seconds)
 
 
 @pytest.fixture

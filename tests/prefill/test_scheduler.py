@@ -9,6 +9,7 @@ import pytest
 from common.errors import OverloadedError
 from common.model.decoder import DecoderModel
 from common.skeleton.selection import Selection
+from common.skeleton.spec import SkeletonSpec
 from services.prefill import scheduler as scheduler_module
 from services.prefill.engine import PrefillEngine
 from services.prefill.scheduler import PrefillScheduler
@@ -46,10 +47,14 @@ async def scheduler(engine: Recording) -> AsyncIterator[PrefillScheduler]:
         await loop
 
 
+def of(scheduler: PrefillScheduler, prompt: list[int]) -> SkeletonSpec:
+    return SkeletonSpec.of(scheduler._engine.model.spec, prompt, FULL)
+
+
 async def drain(scheduler: PrefillScheduler, prompt: list[int], *, stop_after: int | None = None) -> int:
     """Read a prompt's events, all or the first few; return how many."""
     count = 0
-    async with aclosing(scheduler.stream(prompt, FULL)) as events:
+    async with aclosing(scheduler.stream(prompt, of(scheduler, prompt))) as events:
         async for _ in events:
             count += 1
             if count == stop_after:
@@ -96,7 +101,7 @@ async def test_a_reader_that_does_not_read_holds_up_only_itself(
 ) -> None:
     layer_bytes = 900 * 2 * 2 * 16 * 4
     monkeypatch.setattr(scheduler_module, "_OUTBOX_BYTES", 2 * layer_bytes)
-    stalled = scheduler.stream(LONG, FULL)
+    stalled = scheduler.stream(LONG, of(scheduler, LONG))
     await anext(stalled)
     await drain(scheduler, SHORT)
     await asyncio.sleep(0.1)

@@ -1,0 +1,1 @@
+"""Skeletons on their way through a store that prefill and decode share."""

@@ -1,0 +1,1 @@
+"""Ten thousand requests that nobody should send."""
