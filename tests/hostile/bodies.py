@@ -1,5 +1,6 @@
 """Bodies for the HTTP endpoints: sound ones, bent ones, and bytes that are no JSON at all."""
 
+import copy
 import json
 import math
 import random
@@ -62,11 +63,11 @@ def bent(dice: random.Random) -> tuple[str, bytes]:
         if dice.random() < 0.3:
             body.setdefault("structkv", {})
             if isinstance(body["structkv"], dict):
-                body["structkv"][dice.choice(_STRUCTKV)] = dice.choice(_ODD)
+                body["structkv"][dice.choice(_STRUCTKV)] = copy.deepcopy(dice.choice(_ODD))
         elif dice.random() < 0.2 and isinstance(body.get("messages"), list):
-            body["messages"].append({dice.choice(["role", "content", "name", "x"]): dice.choice(_ODD)})
+            body["messages"].append({dice.choice(["role", "content", "name", "x"]): copy.deepcopy(dice.choice(_ODD))})
         else:
-            body[dice.choice(_FIELDS)] = dice.choice(_ODD)
+            body[dice.choice(_FIELDS)] = copy.deepcopy(dice.choice(_ODD))
     data = json.dumps(body).encode()
     kind = dice.random()
     if kind < 0.1:

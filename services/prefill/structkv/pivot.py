@@ -36,7 +36,8 @@ def layer_metrics(saliency: Tensor, struct_retention: float) -> LayerMetrics:
     entropy = torch.special.entr(share).sum()
     top = math.ceil(struct_retention * share.shape[0])
     sparsity = share.topk(top).values.sum()
-    variance = (share * share.shape[0]).var(correction=0)
+    scaled = share * share.shape[0]
+    variance = (scaled - scaled.mean()).square().sum() / max(1, share.shape[0])  # 0 if nothing is left to score
     return LayerMetrics(*torch.stack((entropy, sparsity, variance)).tolist())
 
 
