@@ -51,7 +51,7 @@ async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collect
     scheduler = DecodeScheduler(
         engine, max_running=settings.max_running, max_waiting=settings.max_waiting, compute=compute
     )
-    prefill = PrefillClient(engine.model.spec, engine.pool)
+    prefill = PrefillClient(engine.model.spec, engine.pool, settings.tls)
     server = DecodeServer(engine, scheduler, prefill, codecs)
     try:
         await rpc.serve(
@@ -60,6 +60,8 @@ async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collect
             host=settings.host,
             port=settings.port,
             grace_seconds=settings.grace_seconds,
+            max_rpcs=settings.max_rpcs,
+            tls=settings.tls,
         )
     finally:
         await prefill.close()

@@ -14,6 +14,7 @@ from common.pb import decode_pb2, prefill_pb2, prefill_pb2_grpc, skeleton_pb2
 from common.rpc import open_channel
 from common.skeleton.selection import Selection
 from common.skeleton.wire import SkeletonReader
+from common.tls import Tls
 from services.decode.pool import KVPool, SequenceKV
 
 _TRY_NEXT = (UnavailableError, OverloadedError, SkeletonError)
@@ -32,9 +33,10 @@ class Skeleton:
 class PrefillClient:
     """Channels to the prefill workers that requests name."""
 
-    def __init__(self, spec: ModelSpec, pool: KVPool) -> None:
+    def __init__(self, spec: ModelSpec, pool: KVPool, tls: Tls | None = None) -> None:
         self._spec = spec
         self._pool = pool
+        self._tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def fetch(
@@ -111,7 +113,7 @@ class PrefillClient:
 
     def _stub(self, target: str) -> "prefill_pb2_grpc.PrefillAsyncStub":
         if target not in self._channels:
-            self._channels[target] = open_channel(target)
+            self._channels[target] = open_channel(target, self._tls)
         return prefill_pb2_grpc.PrefillStub(self._channels[target])
 
     def _store(self, reader: SkeletonReader, message: skeleton_pb2.LayerChunk, kv: SequenceKV) -> None:
