@@ -71,7 +71,10 @@ async def http(start_gateway: StartGateway, decode: ScriptedDecode, log: Lines) 
             api_keys=KEY, decode_workers=address, request_timeout_seconds=2, max_body_bytes=10_000
         )
         headers = {"Authorization": f"Bearer {KEY}"}
-        async with listening(gateway.app) as url, httpx.AsyncClient(base_url=url, headers=headers) as client:
+        async with (
+            listening(gateway.app) as url,
+            httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client,
+        ):
             yield client
 
 
