@@ -1,19 +1,28 @@
-"""One JSON object a line on stderr. Prompt and answer text are never logged."""
+"""One JSON object a line on stderr. Prompt and answer text are never logged.
+
+A library's exception may quote what it was given, such as `invalid literal for int(): ...`. So where text is handled,
+in the gateway, exceptions are logged with their types and where they were raised, without their messages.
+"""
 
 import json
 import logging
 import sys
 import time
+import traceback
+from types import TracebackType
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class JsonFormatter(logging.Formatter):
     """Formats a record with its `extra` fields, so `request_id` can be searched for."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, *, exception_messages: bool = True) -> None:
         super().__init__()
         self._service = service
+        self._exception_messages = exception_messages
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one JSON line."""
@@ -27,14 +36,35 @@ class JsonFormatter(logging.Formatter):
         }
         line |= {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = self._exception(record.exc_info)
         return json.dumps(line, default=str)
 
+    def _exception(self, exc_info: ExcInfo) -> str:
+        error = exc_info[1]
+        if self._exception_messages or error is None:
+            return self.formatException(exc_info)
+        return "\n".join(_without_message(link) for link in _chain(error))
 
-def configure(service: str, level: str) -> None:
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an exception after those that led to it."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return links[::-1]
+
+
+def _without_message(error: BaseException) -> str:
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"{frames}{type(error).__module__}.{type(error).__qualname__}"
+
+
+def configure(service: str, level: str, *, exception_messages: bool = True) -> None:
     """Send every logger's records of at least `level` to stderr as JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(service))
+    handler.setFormatter(JsonFormatter(service, exception_messages=exception_messages))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("httpx", "huggingface_hub", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -11,6 +11,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from common.errors import StructKVError
+from common.network import address
+from common.tls import Tls
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Upper bound for one message: a prompt's token ids, or one chunk of a layer."""
@@ -23,7 +25,15 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # No call of ours carries metadata to speak of: gRPC's own bounds, lest a newer version widen them.
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.absolute_max_metadata_size", 16 * 1024),
+]
+_SERVER_OPTIONS: list[tuple[str, int | str]] = [
+    *_OPTIONS,
     ("grpc.so_reuseport", 0),
+    # A peer that does not get through TLS in this time goes; gRPC would hold it for two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 ]
 _CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     *_OPTIONS,
@@ -35,9 +45,16 @@ _CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
 logger = logging.getLogger(__name__)
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
-    """Open a channel to `host:port`. It connects on first use and again after the peer came back."""
-    return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+def open_channel(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
+    """Open a channel to `host:port`, in plain text without `tls`.
+
+    It connects on first use and again after the peer came back.
+    """
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    name = [("grpc.ssl_target_name_override", tls.peer_name)] if tls.peer_name else []
+    credentials = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
+    return grpc.aio.secure_channel(target, credentials, options=[*_CHANNEL_OPTIONS, *name])
 
 
 async def is_serving(channel: grpc.aio.Channel, timeout_seconds: float) -> bool:
@@ -72,20 +89,24 @@ async def serve(
     host: str,
     port: int,
     grace_seconds: float,
+    max_rpcs: int,
+    tls: Tls | None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then refuse new calls and let running ones end within the grace time.
 
+    Calls beyond `max_rpcs` are refused with RESOURCE_EXHAUSTED. That includes health checks, so a worker that is
+    full to this point is passed over. With `tls`, only peers whose certificates its authority signed are served.
     `main_loop` is the worker's scheduler and runs as long as the server. If it fails, so does the worker:
     without it every call would hang.
     """
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=max_rpcs)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     register(server)
-    bound = server.add_insecure_port(f"{host}:{port}")
+    bound = bind(server, address(host, port), tls)
     await server.start()
     await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-    logger.info("serving", extra={"host": host, "port": bound})
+    logger.info("serving", extra={"host": host, "port": bound, "tls": tls is not None})
 
     stopping = asyncio.create_task(_stop_signal())
     working = asyncio.create_task(main_loop)
@@ -96,6 +117,16 @@ async def serve(
     await servicer.enter_graceful_shutdown()
     await server.stop(grace_seconds)
     working.cancel()
+
+
+def bind(server: grpc.aio.Server, target: str, tls: Tls | None) -> int:
+    """Have a server listen at `host:port`; return the port. With `tls` every peer has to show a certificate."""
+    if tls is None:
+        return server.add_insecure_port(target)
+    credentials = grpc.ssl_server_credentials(
+        [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
+    )
+    return server.add_secure_port(target, credentials)
 
 
 async def _stop_signal() -> None:

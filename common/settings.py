@@ -8,6 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from common.network import is_loopback
+from common.tls import PemFile, Tls, check_authority, check_key_pair
+
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -15,10 +18,46 @@ Addresses = Annotated[tuple[str, ...], NoDecode]
 """`host:port` entries, separated by commas in a variable or flag."""
 
 
-class ServiceSettings(BaseSettings):
-    """What the gateway and the workers have in common."""
+class EnvironmentSettings(BaseSettings):
+    """How settings are read. Values are hidden in errors: one of them may be a key."""
 
-    model_config = SettingsConfigDict(env_prefix="STRUCTKV_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="STRUCTKV_", extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class TlsSettings(EnvironmentSettings):
+    """Mutual TLS between the services: all three files, or none for plain text."""
+
+    tls_cert: PemFile | None = Field(
+        default=None, description="PEM file of this service's certificate, for the other services"
+    )
+    tls_key: PemFile | None = Field(default=None, description="PEM file of its private key")
+    tls_ca: PemFile | None = Field(
+        default=None, description="PEM file of the authority that signed all services' certificates"
+    )
+    tls_peer_name: str = Field(
+        default="", description="name in the workers' certificates; the host by which they are reached if unset"
+    )
+
+    @property
+    def tls(self) -> Tls | None:
+        """The files' contents; None for plain text."""
+        if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
+            return None
+        return Tls(self.tls_cert.read_bytes(), self.tls_key.read_bytes(), self.tls_ca.read_bytes(), self.tls_peer_name)
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        files = (self.tls_cert, self.tls_key, self.tls_ca)
+        if None in files and files != (None, None, None):
+            raise ValueError("tls_cert, tls_key and tls_ca go together: set all of them, or none")
+        if self.tls_cert is not None and self.tls_key is not None and self.tls_ca is not None:
+            check_key_pair("tls", self.tls_cert, self.tls_key)
+            check_authority("tls_ca", self.tls_ca)
+        return self
+
+
+class ServiceSettings(TlsSettings):
+    """What the gateway and the workers have in common."""
 
     model: str = Field(DEFAULT_MODEL, description="hub id, folder, or GGUF file of the model")
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -53,3 +92,20 @@ class WorkerSettings(ServiceSettings):
         if self.transport == "redis" and self.redis_url is None:
             raise ValueError("transport redis needs redis_url (--redis-url, REDIS_URL)")
         return self
+
+    allow_plaintext: bool = Field(
+        False, description="listen beyond loopback without TLS: whoever reaches the port may use the worker"
+    )
+    max_rpcs: int = Field(
+        4096, ge=1, description="calls at the same time, health checks included; more are refused. Above max_waiting"
+    )
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> Self:
+        if is_loopback(self.host) or self.tls_cert is not None or self.allow_plaintext:
+            return self
+        raise ValueError(
+            f"host {self.host} is reached by other machines, and a worker asks nobody who they are. Set tls_cert, "
+            "tls_key and tls_ca (STRUCTKV_TLS_CERT and so on), or on a network that only the services reach "
+            "allow_plaintext (STRUCTKV_ALLOW_PLAINTEXT=true)"
+        )

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -45,6 +45,7 @@ class Options:
     device: str
     dtype: str
     threads: int | None
+    api_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def _questions(options: Options) -> Questions:
 
 def _backend(options: Options, prompts: PromptFormat) -> Backend:
     if options.url:
-        return RemoteBackend(url=options.url, concurrency=options.concurrency, prompts=prompts)
+        return RemoteBackend(url=options.url, concurrency=options.concurrency, prompts=prompts, api_key=options.api_key)
     from evaluation.local import LocalBackend  # noqa: PLC0415  torch, which a remote run does without
 
     return LocalBackend(

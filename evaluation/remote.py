@@ -25,9 +25,13 @@ Job = tuple[Sample, Variant]
 class RemoteBackend:
     """A service at an address. Prompts cross as token ids: text would get its special tokens twice."""
 
-    def __init__(self, *, url: str, concurrency: int, prompts: PromptFormat) -> None:
+    def __init__(self, *, url: str, concurrency: int, prompts: PromptFormat, api_key: str = "") -> None:
         """Ask what model is served there; raises UnavailableError if nobody answers."""
-        self._client = httpx.Client(base_url=url.rstrip("/").removesuffix("/v1"), timeout=_TIMEOUT_SECONDS)
+        self._client = httpx.Client(
+            base_url=url.rstrip("/").removesuffix("/v1"),
+            timeout=_TIMEOUT_SECONDS,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        )
         self._concurrency = concurrency
         self._prompts = prompts
         served = self._request("GET", "/v1/models")

@@ -6,6 +6,7 @@ python examples/long_prompt.py --text book.txt --question "Who is the narrator?"
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from openai import OpenAI
@@ -16,7 +17,7 @@ QUESTION = "According to the Gettysburg Address, to what proposition was the new
 
 def main() -> None:
     options = arguments()
-    client = OpenAI(base_url=options.base_url, api_key="unused")
+    client = OpenAI(base_url=options.base_url, api_key=os.environ.get("API_KEY", "unused"))
     stream = client.chat.completions.create(
         model=options.model or client.models.list().data[0].id,
         messages=[{"role": "user", "content": f"{options.text.read_text()}\n\n{options.question}"}],

@@ -22,5 +22,5 @@ print(json.dumps({
     "structkv": {"return_stats": True},
 }))
 PYTHON
-curl --no-buffer --silent --show-error --fail-with-body \
+curl --no-buffer --silent --show-error --fail-with-body ${API_KEY:+--header "Authorization: Bearer $API_KEY"} \
   --header 'Content-Type: application/json' --data-binary @- "$base_url/chat/completions"

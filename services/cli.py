@@ -1,6 +1,7 @@
 """The `structkv` command."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, CliSettingsSource
 
 from common.errors import InvalidRequestError, StructKVError
-from common.settings import DEFAULT_MODEL, ServiceSettings
+from common.settings import DEFAULT_MODEL, ServiceSettings, TlsSettings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,8 +78,11 @@ def up(
     ] = "warning",
 ) -> None:
     """Start the gateway and its workers on this machine; Ctrl-C stops them."""
+    from services.gateway.endpoint import EndpointSettings  # noqa: PLC0415
     from services.up import Plan, run  # noqa: PLC0415
 
+    with _naming_settings():
+        endpoint, tls = EndpointSettings(), TlsSettings().tls
     plan = Plan(
         model=model,
         host=host,
@@ -88,6 +92,9 @@ def up(
         log_level=log_level,
         transport=transport,
         redis_url=redis_url,
+        scheme=endpoint.scheme,
+        needs_key=bool(endpoint.all_api_keys),
+        tls=tls,
     )
     sys.exit(run(plan))
 
@@ -155,7 +162,10 @@ def evaluate(
     dtype: Dtype = "auto",
     threads: Threads = None,
 ) -> None:
-    """Score selection methods on RULER or LongBench."""
+    """Score selection methods on RULER or LongBench.
+
+    With --url, STRUCTKV_API_KEY is the service's API key; a flag would be stored with the results' command.
+    """
     from evaluation.command import Options, run  # noqa: PLC0415
 
     with _complaining():
@@ -179,6 +189,7 @@ def evaluate(
                 device=device,
                 dtype=dtype,
                 threads=threads,
+                api_key=os.environ.get("STRUCTKV_API_KEY", ""),
             )
         )
 
@@ -202,11 +213,14 @@ def _complaining() -> Iterator[None]:
 
 @app.command()
 def probe(target: Annotated[str, typer.Argument(help="A worker's host:port.")]) -> None:
-    """Exit with 0 if a worker is serving; for health checks."""
+    """Exit with 0 if a worker is serving; for health checks. Reads STRUCTKV_TLS_* as the worker does."""
     from common.rpc import is_serving, open_channel  # noqa: PLC0415
 
+    with _naming_settings():
+        tls = TlsSettings().tls
+
     async def serving() -> bool:
-        async with open_channel(target) as channel:
+        async with open_channel(target, tls) as channel:
             return await is_serving(channel, timeout_seconds=5)
 
     sys.exit(not asyncio.run(serving()))
@@ -217,19 +231,28 @@ def _run(service: Callable[[Settings], None], settings: type[Settings], flags: l
     source: CliSettingsSource[Settings] = CliSettingsSource(
         settings, cli_kebab_case=True, cli_prog_name=f"structkv {service.__module__.split('.')[1]}"
     )
-    try:
+    with _naming_settings():
         service(CliApp.run(settings, cli_args=flags, cli_settings_source=source))
+
+
+@contextmanager
+def _naming_settings() -> Iterator[None]:
+    """Turn a bad setting into a message with its name, and 2; what else a user can mend into a message and 1."""
+    try:
+        yield
     except ValidationError as error:
         for problem in error.errors():
-            name = "_".join(map(str, problem["loc"]))
-            if not name:  # a rule about several settings, which it names itself
-                _complain(problem["msg"].removeprefix("Value error, "))
-                continue
-            _complain(f"{name} (--{name.replace('_', '-')}, STRUCTKV_{name.upper()}): {problem['msg']}")
+            _complain(_named(problem["loc"]) + problem["msg"].removeprefix("Value error, "))
         sys.exit(2)
     except (StructKVError, OSError) as error:
         _complain(str(error))
         sys.exit(1)
+
+
+def _named(location: tuple[int | str, ...]) -> str:
+    """Return a setting's names; nothing for what several settings have wrong together, whose message names them."""
+    name = "_".join(map(str, location))
+    return f"{name} (--{name.replace('_', '-')}, STRUCTKV_{name.upper()}): " if name else ""
 
 
 def _complain(message: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import ssl
 import sys
 import urllib.request
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,9 @@ from rich.console import Console
 
 from common.errors import ModelLoadError
 from common.model.source import resolve, served_name
+from common.network import address
 from common.rpc import is_serving, open_channel
+from common.tls import Tls
 from services.supervisor import Service, StartError, Supervisor
 
 _LOOPBACK = "127.0.0.1"
@@ -22,7 +25,13 @@ _STRUCTKV = str(Path(sys.executable).with_name("structkv"))
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to start."""
+    """What to start, and how it can be spoken to once it runs: the services read the same variables.
+
+    Attributes:
+        scheme: of the HTTP endpoint.
+        needs_key: whether clients need an API key.
+        tls: how workers are asked whether they serve; None for plain text.
+    """
 
     model: str
     host: str
@@ -32,6 +41,9 @@ class Plan:
     log_level: str
     transport: str
     redis_url: str | None = field(repr=False)
+    scheme: str = "http"
+    needs_key: bool = False
+    tls: Tls | None = None
 
 
 def run(plan: Plan) -> int:
@@ -97,7 +109,7 @@ def _worker(kind: str, number: int, target: str, plan: Plan) -> Service:
     host, port = target.split(":")
 
     async def is_ready() -> bool:
-        async with open_channel(target) as channel:
+        async with open_channel(target, plan.tls) as channel:
             return await is_serving(channel, _PROBE_SECONDS)
 
     command = [*_command(kind, plan, host, port), "--transport", plan.transport]
@@ -128,8 +140,11 @@ def _command(kind: str, plan: Plan, host: str, port: str) -> list[str]:
 
 
 def _answers(url: str) -> bool:
+    # Our own child, and no secret is sent: its certificate is for the names that clients use, not for this address.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as response:  # noqa: S310  our own http address
+        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS, context=context) as response:  # noqa: S310  our own
             return bool(response.status == 200)
     except OSError:
         return False
@@ -154,14 +169,15 @@ def _free_ports(count: int) -> list[int]:
 
 def _url(plan: Plan) -> str:
     host = _LOOPBACK if plan.host in {"0.0.0.0", "::"} else plan.host  # noqa: S104  not bound here
-    return f"http://{host}:{plan.port}"
+    return f"{plan.scheme}://{address(host, plan.port)}"
 
 
 def _welcome(plan: Plan) -> str:
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if plan.needs_key else ""
     return f"""
 structkv is ready at {_url(plan)}/v1 with {served_name(plan.model)}. Try it:
 
-  curl {_url(plan)}/v1/chat/completions -H 'Content-Type: application/json' \\
+  curl {_url(plan)}/v1/chat/completions -H 'Content-Type: application/json'{key} \\
     -d '{{"model": "{served_name(plan.model)}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 
 Ctrl-C stops it."""

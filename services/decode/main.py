@@ -54,7 +54,7 @@ async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collect
     scheduler = DecodeScheduler(
         engine, max_running=settings.max_running, max_waiting=settings.max_waiting, compute=compute
     )
-    prefill = PrefillClient(stall_seconds=settings.stall_seconds)
+    prefill = PrefillClient(stall_seconds=settings.stall_seconds, tls=settings.tls)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(prefill.close)
         store = await stack.enter_async_context(open_store(settings))
@@ -68,4 +68,6 @@ async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collect
             host=settings.host,
             port=settings.port,
             grace_seconds=settings.grace_seconds,
+            max_rpcs=settings.max_rpcs,
+            tls=settings.tls,
         )

@@ -8,14 +8,16 @@ import grpc
 from common.errors import UnavailableError, from_rpc
 from common.pb import prefill_pb2, prefill_pb2_grpc
 from common.rpc import open_channel
+from common.tls import Tls
 
 
 class PrefillClient:
     """Channels to the prefill workers that requests name."""
 
-    def __init__(self, *, stall_seconds: float) -> None:
+    def __init__(self, *, stall_seconds: float, tls: Tls | None = None) -> None:
         """A worker that says nothing for `stall_seconds` has stalled: one that merely has much to do says so."""
         self._stall_seconds = stall_seconds
+        self._tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def events(
@@ -44,5 +46,5 @@ class PrefillClient:
 
     def _stub(self, target: str) -> "prefill_pb2_grpc.PrefillAsyncStub":
         if target not in self._channels:
-            self._channels[target] = open_channel(target)
+            self._channels[target] = open_channel(target, self._tls)
         return prefill_pb2_grpc.PrefillStub(self._channels[target])

@@ -1,9 +1,10 @@
 """The one place where an error becomes an HTTP answer, in OpenAI's shape.
 
-InvalidRequestError     400      BodyTooLargeError   413
-├── ContextLengthError  400      OverloadedError     429, with Retry-After
-└── ModelNotFoundError  404      UnavailableError    503
-any other StructKVError 500      DeadlineError       504
+InvalidRequestError     400      InvalidApiKeyError  401, with WWW-Authenticate
+├── ContextLengthError  400      BodyTooLargeError   413
+└── ModelNotFoundError  404      OverloadedError     429, with Retry-After
+any other StructKVError 500      UnavailableError    503
+                                 DeadlineError       504
 """
 
 import logging
@@ -36,6 +37,10 @@ class BodyTooLargeError(InvalidRequestError):
     """The request body has more bytes than the gateway reads."""
 
 
+class InvalidApiKeyError(InvalidRequestError):
+    """The request carries no key that the gateway knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Meaning:
     status: int
@@ -49,6 +54,7 @@ _MEANINGS: dict[type[StructKVError], _Meaning] = {
     InvalidRequestError: _Meaning(400, _INVALID, None),
     ContextLengthError: _Meaning(400, _INVALID, "context_length_exceeded"),
     ModelNotFoundError: _Meaning(404, _INVALID, "model_not_found"),
+    InvalidApiKeyError: _Meaning(401, _INVALID, "invalid_api_key"),
     BodyTooLargeError: _Meaning(413, _INVALID, "request_too_large"),
     OverloadedError: _Meaning(429, "overloaded_error", "overloaded"),
     UnavailableError: _Meaning(503, "service_unavailable", "service_unavailable"),
@@ -72,6 +78,25 @@ def error_body(error: Exception) -> dict[str, object]:
     return _body(str(error), meaning.kind, getattr(error, "param", None), meaning.code)
 
 
+def error_response(error: StructKVError, request_id: str) -> Response:
+    """Return the answer to a request that is refused, and log that it is: the code, not the message."""
+    meaning = _meaning(error)
+    logger.log(
+        logging.ERROR if meaning.status == 500 else logging.INFO,
+        "request refused",
+        extra={"request_id": request_id, "status": meaning.status, "code": meaning.code},
+    )
+    return JSONResponse(error_body(error), meaning.status, headers=_headers(error))
+
+
+def _headers(error: StructKVError) -> dict[str, str]:
+    if isinstance(error, OverloadedError):
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    if isinstance(error, InvalidApiKeyError):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
 def install_handlers(app: FastAPI) -> None:
     """Make every error that leaves a route an answer in OpenAI's shape."""
     app.add_exception_handler(StructKVError, _on_structkv_error)
@@ -82,14 +107,7 @@ def install_handlers(app: FastAPI) -> None:
 
 async def _on_structkv_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StructKVError)
-    meaning = _meaning(error)
-    logger.log(
-        logging.ERROR if meaning.status == 500 else logging.INFO,
-        "request refused",
-        extra={"request_id": request_id_of(request), "status": meaning.status, "code": meaning.code},
-    )
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, OverloadedError) else None
-    return JSONResponse(error_body(error), meaning.status, headers=headers)
+    return error_response(error, request_id_of(request))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

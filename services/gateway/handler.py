@@ -16,7 +16,7 @@ from services.gateway.body import read_body
 from services.gateway.context import context_of
 from services.gateway.decode_client import DecodeClient
 from services.gateway.detokenizer import Detokenizer
-from services.gateway.planning import plan
+from services.gateway.planning import check_length, plan
 from services.gateway.schemas import BodyT, ChatRequest, CompletionRequest, parse
 from services.gateway.shapes import ChatShape, CompletionShape, Envelope, Shape
 from services.gateway.stop_strings import StopStrings
@@ -47,6 +47,7 @@ class Limits:
 
     timeout_seconds: float
     max_body_bytes: int
+    max_prompt_tokens: int
 
 
 class RequestHandler:
@@ -73,6 +74,7 @@ class RequestHandler:
         body = parse(endpoint.schema, await read_body(http, self._limits.max_body_bytes, deadline))
         self._check_model(body.model)
         prompt = await asyncio.to_thread(endpoint.prompt, self._model, body)  # a long prompt takes a second
+        check_length(body, prompt, self._limits.max_prompt_tokens)
         request = plan(body, prompt, self._model, self._defaults, context.request_id)
         call = await unless_disconnected(http.receive, self._client.open(request, deadline))
         ttft_seconds = time.monotonic() - context.arrived

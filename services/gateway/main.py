@@ -5,10 +5,11 @@ import signal
 import sys
 
 import uvicorn
-from fastapi import FastAPI
 
 from common.errors import ModelLoadError
 from common.logging import configure
+from common.network import is_loopback
+from services.gateway.connections import ServerConfig
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
 
@@ -20,7 +21,7 @@ def run(settings: GatewaySettings) -> None:
 
     Exits non-zero, with the reason in the log, if the model cannot be read or the address is taken.
     """
-    configure("gateway", settings.log_level)
+    configure("gateway", settings.log_level, exception_messages=False)
     for signum in (signal.SIGTERM, signal.SIGINT):
         # uvicorn takes both over while it serves, and raises what it took again when it is done:
         # that is then a clean end, not a death by signal.
@@ -30,17 +31,14 @@ def run(settings: GatewaySettings) -> None:
     except ModelLoadError as error:
         logger.error("cannot start: %s", error)
         sys.exit(1)
-    uvicorn.Server(_config(app, settings)).run()
+    _warn_of_exposure(settings)
+    uvicorn.Server(ServerConfig(app, settings)).run()
 
 
-def _config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        ws="none",
-        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
-    )
+def _warn_of_exposure(settings: GatewaySettings) -> None:
+    if is_loopback(settings.host):
+        return
+    if not settings.all_api_keys:
+        logger.warning("open to whoever reaches %s: set api_keys or api_keys_file", settings.host)
+    elif settings.http_tls_cert is None:
+        logger.warning("API keys and prompts arrive in plain text: set http_tls_cert, or end TLS in front")

@@ -13,6 +13,16 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's `max_tokens` for completions; a chat answer may fill the context."""
 
 
+def check_length(body: GenerationRequest, prompt: Prompt, max_prompt_tokens: int) -> None:
+    """Raise ContextLengthError for a prompt beyond the gateway's own limit; 0 is none."""
+    prompt_tokens = len(prompt.token_ids)
+    if 0 < max_prompt_tokens < prompt_tokens:
+        raise ContextLengthError(
+            f"prompts of up to {max_prompt_tokens} tokens are served; this one has {prompt_tokens}",
+            param=_prompt_param(body),
+        )
+
+
 def plan(
     body: GenerationRequest, prompt: Prompt, model: TextModel, defaults: Selection, request_id: str
 ) -> decode_pb2.GenerateRequest:
@@ -66,9 +76,13 @@ def _max_tokens(body: GenerationRequest, prompt_tokens: int, context_tokens: int
         raise ContextLengthError(
             f"the model's context is {context_tokens} tokens; the prompt has {prompt_tokens} and "
             f"the answer asks for {max(1, requested)}",
-            param="messages" if isinstance(body, ChatRequest) else "prompt",
+            param=_prompt_param(body),
         )
     return requested
+
+
+def _prompt_param(body: GenerationRequest) -> str:
+    return "messages" if isinstance(body, ChatRequest) else "prompt"
 
 
 def _stop_token_ids(body: GenerationRequest, model: TextModel) -> list[int]:

@@ -13,6 +13,7 @@ import grpc
 
 from common.errors import UnavailableError
 from common.rpc import is_serving, open_channel
+from common.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,17 @@ class Worker:
 class WorkerPool:
     """The workers of one kind. Enter it inside the running event loop: it opens channels and polls health."""
 
-    def __init__(self, kind: str, addresses: Sequence[str], *, interval_seconds: float, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        kind: str,
+        addresses: Sequence[str],
+        *,
+        interval_seconds: float,
+        timeout_seconds: float,
+        tls: Tls | None = None,
+    ) -> None:
         self.kind = kind
+        self._tls = tls
         self._addresses = tuple(addresses)
         self._interval_seconds = interval_seconds
         self._timeout_seconds = timeout_seconds
@@ -51,7 +61,7 @@ class WorkerPool:
 
     async def __aenter__(self) -> Self:
         """Open the channels, look who is there, and go on watching."""
-        self._workers = [Worker(address, open_channel(address)) for address in self._addresses]
+        self._workers = [Worker(address, open_channel(address, self._tls)) for address in self._addresses]
         await self.check_all()
         self._monitors = [asyncio.create_task(self._watch(worker)) for worker in self._workers]
         return self

@@ -82,6 +82,9 @@ class StreamOptions(_Body):
     include_usage: bool = False
 
 
+MAX_MESSAGES = 2048
+"""A template takes time for each message, so that a body full of tiny ones would cost more than its bytes."""
+
 _Uint32 = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -174,7 +177,7 @@ class Message(_Body):
 class ChatRequest(GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
 
 
 def _check_neutral(name: str, value: object, neutral: tuple[object, ...]) -> None:

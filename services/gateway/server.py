@@ -8,10 +8,13 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.errors import ModelNotFoundError, UnavailableError
+from common.tls import Tls
+from services.gateway.auth import ApiKeyMiddleware
 from services.gateway.context import RequestContextMiddleware
 from services.gateway.decode_client import DecodeClient
 from services.gateway.errors import error_body, install_handlers
 from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, Limits, RequestHandler
+from services.gateway.in_flight import InFlightMiddleware
 from services.gateway.routing import WorkerPool
 from services.gateway.settings import GatewaySettings
 from services.gateway.shapes import JsonObject, model_object
@@ -22,9 +25,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     """Build the gateway's ASGI app; its lifespan opens the channels. Raises ModelLoadError."""
     name = settings.model_name
     model = load_text_model(settings.model)
-    decode = _pool("decode", settings.decode_workers, settings)
-    prefill = _pool("prefill", settings.prefill_workers, settings)
-    limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes)
+    tls = settings.tls
+    decode = _pool("decode", settings.decode_workers, settings, tls)
+    prefill = _pool("prefill", settings.prefill_workers, settings, tls)
+    limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes, settings.max_prompt_tokens)
     client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
     handler = RequestHandler(name, model, client, settings.selection, limits)
 
@@ -35,7 +39,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     # Bodies are read by the handler, within bounds, so there is no schema for FastAPI to show.
     app = FastAPI(title="structkv", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(RequestContextMiddleware)
+    _add_middleware(app, settings)
     install_handlers(app)
     _add_generation_routes(app, handler)
     _add_model_routes(app, model_object(name, model.context_tokens))
@@ -44,12 +48,21 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
-def _pool(kind: str, addresses: tuple[str, ...], settings: GatewaySettings) -> WorkerPool:
+def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
+    """Wrap the app from the inside out: a request gets its id first, and counts only with a good key."""
+    app.add_middleware(InFlightMiddleware, max_requests=settings.max_requests)
+    if settings.all_api_keys:
+        app.add_middleware(ApiKeyMiddleware, keys=settings.all_api_keys)
+    app.add_middleware(RequestContextMiddleware)
+
+
+def _pool(kind: str, addresses: tuple[str, ...], settings: GatewaySettings, tls: Tls | None) -> WorkerPool:
     return WorkerPool(
         kind,
         addresses,
         interval_seconds=settings.health_interval_seconds,
         timeout_seconds=settings.health_timeout_seconds,
+        tls=tls,
     )
 
 

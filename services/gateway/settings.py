@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from common.model.source import served_name
 from common.settings import Addresses, Port, ServiceSettings
 from common.skeleton.selection import METHODS, Selection
+from services.gateway.endpoint import EndpointSettings
 
 _DEFAULTS = Selection()
 
@@ -34,7 +35,7 @@ def _check_addresses(entries: tuple[str, ...]) -> tuple[str, ...]:
 WorkerAddresses = Annotated[Addresses, BeforeValidator(_split), Field(min_length=1), AfterValidator(_check_addresses)]
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(ServiceSettings, EndpointSettings):
     """Where to listen, whom to ask, and what a request that says nothing gets."""
 
     port: Port = Field(8000, description="port to listen on; 0 takes a free one")
@@ -55,6 +56,17 @@ class GatewaySettings(ServiceSettings):
         10.0, ge=0, description="how long a request waits for a worker to serve when none does; then it gets a 503"
     )
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1, description="larger request bodies are refused")
+    max_prompt_tokens: int = Field(
+        0, ge=0, description="longer prompts are refused; 0 leaves it to the model's context"
+    )
+    max_requests: int = Field(512, ge=1, description="requests answered at the same time; more get 429")
+    max_connections: int = Field(
+        900, ge=1, description="open client connections; more are closed. Each is an open file, often limited to 1024"
+    )
+    header_timeout_seconds: float = Field(
+        10.0, gt=0, description="time for a request's headers; also for the rest of a body that is answered already"
+    )
+    keep_alive_seconds: int = Field(5, ge=1, description="a connection without a request is closed after this time")
     health_interval_seconds: float = Field(1.0, gt=0, description="pause between two checks of a worker")
     health_timeout_seconds: float = Field(3.0, gt=0, description="a slower health check counts as failed")
     shutdown_grace_seconds: int = Field(30, ge=0, description="time for running answers after SIGTERM")

@@ -53,4 +53,6 @@ async def _serve(settings: PrefillSettings, engine: PrefillEngine, compute: Exec
             host=settings.host,
             port=settings.port,
             grace_seconds=settings.grace_seconds,
+            max_rpcs=settings.max_rpcs,
+            tls=settings.tls,
         )

@@ -67,10 +67,12 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def backend(monkeypatch: pytest.MonkeyPatch, prompts: PromptFormat) -> Callable[..., RemoteBackend]:
     client = httpx.Client
 
-    def build(service: Callable[[httpx.Request], httpx.Response], concurrency: int = 1) -> RemoteBackend:
+    def build(
+        service: Callable[[httpx.Request], httpx.Response], concurrency: int = 1, api_key: str = ""
+    ) -> RemoteBackend:
         transport = httpx.MockTransport(service)
         monkeypatch.setattr(remote.httpx, "Client", lambda **kinds: client(transport=transport, **kinds))
-        return RemoteBackend(url="http://service:8000/v1/", concurrency=concurrency, prompts=prompts)
+        return RemoteBackend(url="http://service:8000/v1/", concurrency=concurrency, prompts=prompts, api_key=api_key)
 
     return build
 
@@ -132,6 +134,18 @@ def test_a_service_that_tells_no_statistics_is_refused(backend: Callable[..., Re
     service = Service([httpx.Response(200, json={"choices": [{"text": "so"}]})])
     with pytest.raises(UnavailableError, match="structkv gateway"):
         list(backend(service).run([(samples(1)[0], VARIANTS[:1])]))
+
+
+def test_a_key_is_sent_and_not_told(backend: Callable[..., RemoteBackend]) -> None:
+    sent: list[str | None] = []
+
+    def service(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers.get("authorization"))
+        return httpx.Response(200, json={"data": [{"id": "served"}]})
+
+    assert "key-of-anna" not in str(backend(service, api_key="key-of-anna").description)
+    backend(service)
+    assert sent == ["Bearer key-of-anna", None]
 
 
 def test_nobody_there_is_said(backend: Callable[..., RemoteBackend]) -> None:

@@ -14,7 +14,10 @@ from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from common.pb import decode_pb2, decode_pb2_grpc
+from common.rpc import bind
 from common.settings import DEFAULT_MODEL
+from common.tls import Tls
+from services.gateway.connections import ServerConfig
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
 from services.gateway.text_model import TextModel, load_text_model
@@ -89,14 +92,16 @@ def events(token_ids: Iterable[int], finish: int = LENGTH) -> list[Step]:
 
 
 @asynccontextmanager
-async def grpc_worker(servicer: ScriptedDecode | None = None, port: int = 0) -> AsyncIterator[str]:
+async def grpc_worker(
+    servicer: ScriptedDecode | None = None, port: int = 0, tls: Tls | None = None
+) -> AsyncIterator[str]:
     """Serve health, and Decode if there is a servicer; yield the address."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if servicer is not None:
         decode_pb2_grpc.add_DecodeServicer_to_server(servicer, server)
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    port = bind(server, f"127.0.0.1:{port}", tls)
     await status.set("", health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     try:
@@ -171,9 +176,10 @@ async def gateway(start_gateway: StartGateway) -> Gateway:
 
 
 @asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[str]:
-    """Serve an app whose lifespan already runs over real sockets; yield its base URL."""
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+async def listening(app: FastAPI, **settings: object) -> AsyncIterator[str]:
+    """Serve an app whose lifespan already runs over real sockets, as the gateway does; yield its base URL."""
+    defaults: dict[str, object] = {"port": 0, "decode_workers": "a:1", "prefill_workers": "b:1"}
+    config = ServerConfig(app, GatewaySettings(**(defaults | {"shutdown_grace_seconds": 1} | settings)), lifespan="off")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
 
@@ -182,6 +188,8 @@ async def listening(app: FastAPI) -> AsyncIterator[str]:
 
     await until(started)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await serving
+    try:
+        yield f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await serving

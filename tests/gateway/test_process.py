@@ -22,9 +22,13 @@ nobody = "127.0.0.1:1"
 run(GatewaySettings(model=sys.argv[1], port=int(sys.argv[2]), decode_workers=nobody, prefill_workers=nobody))
 """
 
+KEY = "key-of-anna-0123456789"
 
-def start(model: str, port: int) -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", RUN, model, str(port)], stderr=subprocess.PIPE, text=True)
+
+def start(model: str, port: int, **variables: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, model, str(port)], stderr=subprocess.PIPE, text=True, env=os.environ | variables
+    )
 
 
 def test_neither_torch_nor_transformers_is_loaded() -> None:
@@ -54,8 +58,29 @@ def test_a_taken_port_stops_the_start() -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(signum: signal.Signals) -> None:
+    assert log_of_a_run(signum)
+
+
+@pytest.mark.parametrize(
+    ("variables", "warning"),
+    [
+        ({}, None),
+        ({"STRUCTKV_HOST": "0.0.0.0"}, "open to whoever reaches 0.0.0.0: set api_keys or api_keys_file"),
+        ({"STRUCTKV_HOST": "0.0.0.0", "STRUCTKV_API_KEYS": KEY}, "API keys and prompts arrive in plain text"),
+    ],
+)
+def test_it_warns_once_of_an_endpoint_that_others_reach(variables: dict[str, str], warning: str | None) -> None:
+    log = log_of_a_run(signal.SIGTERM, **variables)
+    warnings = [line["message"] for line in log if line["level"] == "warning"]
+    assert len(warnings) == (warning is not None)
+    assert warning is None or warning in warnings[0]
+    assert KEY not in str(log)
+
+
+def log_of_a_run(signum: signal.Signals, **variables: str) -> list[dict]:
+    """Start the gateway, end it by a signal; return its log."""
     port = free_port()
-    process = start("smollm2-135m-instruct", port)
+    process = start("smollm2-135m-instruct", port, **variables)
     url = f"http://127.0.0.1:{port}/health"
     deadline = time.monotonic() + 60
     while not _answers(url):
@@ -65,7 +90,7 @@ def test_a_signal_ends_it_cleanly(signum: signal.Signals) -> None:
     os.kill(process.pid, signum)
     _, log = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert all(json.loads(line) for line in log.splitlines())
+    return [json.loads(line) for line in log.splitlines()]
 
 
 def _answers(url: str) -> bool:
