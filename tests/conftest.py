@@ -111,9 +111,11 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             codecs: Collection[str] = CODECS,
             prefill_model: DecoderModel | None = None,
             backend: Backend = "auto",
+            max_waiting_tokens: int = 1_000_000,
+            max_queued_tokens: int = 1_000_000,
         ) -> Workers:
             prefill_engine = PrefillEngine(prefill_model or model)
-            prefill = PrefillScheduler(prefill_engine, max_queued_tokens=1_000_000)
+            prefill = PrefillScheduler(prefill_engine, max_queued_tokens)
             prefill_server = PrefillServer(prefill_engine, prefill)
             target = await stack.enter_async_context(
                 _serving(
@@ -122,7 +124,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
                 )
             )
             engine = DecodeEngine(model, poisoned_pool(model, num_blocks), backend=backend)
-            decode = DecodeScheduler(engine, max_running=max_running, max_waiting=64)
+            decode = DecodeScheduler(engine, max_running=max_running, max_waiting_tokens=max_waiting_tokens)
             client = PrefillClient(model.spec, engine.pool)
             stack.push_async_callback(client.close)
             decode_server = DecodeServer(engine, decode, client, codecs)

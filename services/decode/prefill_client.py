@@ -90,6 +90,7 @@ class PrefillClient:
                 model_fingerprint=self._spec.fingerprint,
                 prompt_token_ids=request.prompt_token_ids,
                 selection=request.selection,
+                priority=request.priority,
             ),
             timeout=timeout_seconds,
         )

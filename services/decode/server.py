@@ -55,13 +55,18 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             engine.check(list(request.prompt_token_ids), selection, sampling, replay)
             arrived = time.monotonic()
             tokens = engine.tokens_to_reserve(num_tokens, selection, sampling, len(replay))
-            async with self._scheduler.reserve(tokens) as kv:
+            async with self._scheduler.reserve(tokens, num_tokens, request.priority) as kv:
                 waited = time.monotonic() - arrived
                 max_kept_tokens = engine.max_kept_tokens(num_tokens, selection)
                 skeleton = await self._prefill.fetch(request, kv, max_kept_tokens, context.time_remaining())
                 skeleton.stats.queue_seconds += waited
                 sequence = Sequence(
-                    selection.next_position(num_tokens), kv, sampling, skeleton.hidden_state, replay=replay
+                    selection.next_position(num_tokens),
+                    kv,
+                    sampling,
+                    skeleton.hidden_state,
+                    replay=replay,
+                    priority=request.priority,
                 )
                 await self._stream(sequence, skeleton.stats, context)
 

@@ -19,5 +19,7 @@ class DecodeSettings(WorkerSettings):
         description="decode attention: sdpa, or paged (Triton kernels in CUDA graphs), which auto takes on a GPU",
     )
     max_running: int = Field(64, ge=1, description="sequences decoded together")
-    max_waiting: int = Field(1024, ge=0, description="requests waiting for KV memory; more are refused")
+    max_waiting_tokens: int = Field(
+        1_000_000, ge=1, description="prompt tokens of requests waiting for KV memory; more are refused"
+    )
     grace_seconds: float = Field(30.0, ge=0, description="time for running answers to end after SIGTERM")

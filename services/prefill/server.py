@@ -39,6 +39,6 @@ class PrefillServer(prefill_pb2_grpc.PrefillServicer):
             self._engine.check(token_ids)
             codec = Codec.of(spec, len(token_ids), selection)
             await context.write(prefill_pb2.PrefillEvent(header=wire.header(spec, len(token_ids), codec)))
-            async with aclosing(self._scheduler.stream(token_ids, selection)) as events:
+            async with aclosing(self._scheduler.stream(token_ids, selection, request.priority)) as events:
                 async for event in events:
                     await context.write(event)
