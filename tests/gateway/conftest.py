@@ -13,7 +13,9 @@ import uvicorn
 from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from common.errors import StructKVError
 from common.pb import decode_pb2, decode_pb2_grpc
+from common.rpc import error_boundary
 from common.settings import DEFAULT_MODEL
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
@@ -33,8 +35,8 @@ SKELETON = decode_pb2.SkeletonStats(
     transfer_seconds=0.125,
 )
 
-Step = decode_pb2.GenerateEvent | grpc.StatusCode | float
-"""An event to send, a status to abort with, or seconds to wait."""
+Step = decode_pb2.GenerateEvent | grpc.StatusCode | StructKVError | asyncio.Event | float
+"""An event to send, a status to abort with, an error as a worker raises it, something to wait for, or seconds."""
 
 
 @dataclass
@@ -59,6 +61,11 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
     async def _play(self, step: Step, context) -> None:
         if isinstance(step, grpc.StatusCode):
             await context.abort(step, "as scripted")
+        elif isinstance(step, StructKVError):
+            async with error_boundary(context, "scripted"):
+                raise step
+        elif isinstance(step, asyncio.Event):
+            await step.wait()
         elif isinstance(step, float):
             await asyncio.sleep(step)
         else:
@@ -83,18 +90,20 @@ def events(token_ids: Iterable[int], finish: int = LENGTH) -> list[Step]:
 
 
 @asynccontextmanager
-async def grpc_worker(servicer: ScriptedDecode | None = None, port: int = 0) -> AsyncIterator[str]:
+async def grpc_worker(
+    servicer: ScriptedDecode | None = None, port: int = 0, host: str = "127.0.0.1"
+) -> AsyncIterator[str]:
     """Serve health, and Decode if there is a servicer; yield the address."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if servicer is not None:
         decode_pb2_grpc.add_DecodeServicer_to_server(servicer, server)
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    port = server.add_insecure_port(f"{host}:{port}")
     await status.set("", health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"{host}:{port}"
     finally:
         await server.stop(None)
 
