@@ -3,7 +3,8 @@
 InvalidRequestError     400      BodyTooLargeError   413
 ├── ContextLengthError  400      OverloadedError     429, with Retry-After
 └── ModelNotFoundError  404      UnavailableError    503
-any other StructKVError 500      DeadlineError       504
+any other StructKVError 500      └── DrainingError   503, with Retry-After
+                                 DeadlineError       504
 """
 
 import logging
@@ -27,13 +28,18 @@ from services.gateway.context import REQUEST_ID_HEADER, request_id_of
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; it is only ever seen in a log."""
-RETRY_AFTER_SECONDS = 1
 
 logger = logging.getLogger(__name__)
 
 
 class BodyTooLargeError(InvalidRequestError):
     """The request body has more bytes than the gateway reads."""
+
+
+class DrainingError(UnavailableError):
+    """This gateway is about to stop; another one, or the next one at this address, takes the request."""
+
+    retry_after_seconds = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,12 @@ def error_body(error: Exception) -> dict[str, object]:
     return _body(str(error), meaning.kind, getattr(error, "param", None), meaning.code)
 
 
+def answer_to(error: StructKVError) -> Response:
+    """Return the whole answer that an error becomes."""
+    headers = None if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
+    return JSONResponse(error_body(error), _meaning(error).status, headers=headers)
+
+
 def install_handlers(app: FastAPI) -> None:
     """Make every error that leaves a route an answer in OpenAI's shape."""
     app.add_exception_handler(StructKVError, _on_structkv_error)
@@ -88,8 +100,7 @@ async def _on_structkv_error(request: Request, error: Exception) -> Response:
         "request refused",
         extra={"request_id": request_id_of(request), "status": meaning.status, "code": meaning.code},
     )
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, OverloadedError) else None
-    return JSONResponse(error_body(error), meaning.status, headers=headers)
+    return answer_to(error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 from common.errors import ModelNotFoundError, UnavailableError
 from services.gateway.context import RequestContextMiddleware
 from services.gateway.decode_client import DecodeClient
-from services.gateway.errors import error_body, install_handlers
+from services.gateway.drain import Drain, DrainMiddleware
+from services.gateway.errors import DrainingError, error_body, install_handlers
 from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, Limits, RequestHandler
 from services.gateway.routing import WorkerPool
 from services.gateway.settings import GatewaySettings
@@ -18,13 +19,17 @@ from services.gateway.text_model import load_text_model
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """Build the gateway's ASGI app; its lifespan opens the channels. Raises ModelLoadError."""
+    """Build the gateway's ASGI app; its lifespan opens the channels. Raises ModelLoadError.
+
+    Its `state.drain` is where the process says that it is about to end.
+    """
     name = settings.model_name
+    drain = Drain(settings.shutdown_grace_seconds, settings.shutdown_delay_seconds)
     model = load_text_model(settings.model)
     decode = _pool("decode", settings.decode_workers, settings)
     prefill = _pool("prefill", settings.prefill_workers, settings)
     limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes)
-    handler = RequestHandler(name, model, DecodeClient(decode, prefill), settings.selection, limits)
+    handler = RequestHandler(name, model, DecodeClient(decode, prefill), settings.selection, limits, drain)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -33,11 +38,13 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     # Bodies are read by the handler, within bounds, so there is no schema for FastAPI to show.
     app = FastAPI(title="structkv", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.state.drain = drain
     app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(DrainMiddleware, drain=drain)
     install_handlers(app)
     _add_generation_routes(app, handler)
     _add_model_routes(app, model_object(name, model.context_tokens))
-    _add_health_routes(app, decode, prefill)
+    _add_health_routes(app, drain, decode, prefill)
     return app
 
 
@@ -47,6 +54,7 @@ def _pool(kind: str, addresses: tuple[str, ...], settings: GatewaySettings) -> W
         addresses,
         interval_seconds=settings.health_interval_seconds,
         timeout_seconds=settings.health_timeout_seconds,
+        discovery_interval_seconds=settings.discovery_interval_seconds,
     )
 
 
@@ -72,15 +80,21 @@ def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
         return served
 
 
-def _add_health_routes(app: FastAPI, decode: WorkerPool, prefill: WorkerPool) -> None:
+def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:
     @app.get("/health")
     async def health() -> JsonObject:
         return {"status": "ok"}
 
     @app.get("/ready")
     async def ready() -> Response:
-        missing = [pool.kind for pool in (decode, prefill) if not pool.any_healthy]
-        if not missing:
-            return JSONResponse({"status": "ready"})
-        error = UnavailableError(f"no {' and no '.join(missing)} worker is serving")
-        return JSONResponse({**error_body(error), "status": "unavailable", "missing": missing}, 503)
+        missing = [pool.kind for pool in pools if not pool.any_healthy]
+        if drain.draining:
+            return _not_ready(DrainingError("this gateway is draining"), "draining", missing)
+        if missing:
+            error = UnavailableError(f"no {' and no '.join(missing)} worker is serving")
+            return _not_ready(error, "unavailable", missing)
+        return JSONResponse({"status": "ready"})
+
+
+def _not_ready(error: UnavailableError, status: str, missing: list[str]) -> Response:
+    return JSONResponse({**error_body(error), "status": status, "missing": missing}, 503)
