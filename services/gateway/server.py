@@ -7,12 +7,24 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from common.errors import ModelNotFoundError, UnavailableError
+from services.gateway.answer_schemas import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    Model,
+    ModelList,
+    NotReady,
+    Status,
+)
 from services.gateway.context import RequestContextMiddleware
 from services.gateway.decode_client import DecodeClient
 from services.gateway.drain import Drain, DrainMiddleware
 from services.gateway.errors import DrainingError, error_body, install_handlers
 from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, Limits, RequestHandler
+from services.gateway.openapi import FAILURE, generation, publish
 from services.gateway.routing import WorkerPool
+from services.gateway.schemas import ChatRequest, CompletionRequest
 from services.gateway.settings import GatewaySettings
 from services.gateway.shapes import JsonObject, model_object
 from services.gateway.text_model import load_text_model
@@ -36,8 +48,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         async with decode, prefill:
             yield
 
-    # Bodies are read by the handler, within bounds, so there is no schema for FastAPI to show.
-    app = FastAPI(title="structkv", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app = FastAPI(title="structkv", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.drain = drain
     app.add_middleware(RequestContextMiddleware)
     app.add_middleware(DrainMiddleware, drain=drain)
@@ -45,6 +56,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     _add_generation_routes(app, handler)
     _add_model_routes(app, model_object(name, model.context_tokens))
     _add_health_routes(app, drain, decode, prefill)
+    publish(app, name)
     return app
 
 
@@ -59,21 +71,21 @@ def _pool(kind: str, addresses: tuple[str, ...], settings: GatewaySettings) -> W
 
 
 def _add_generation_routes(app: FastAPI, handler: RequestHandler) -> None:
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", **generation(CompletionRequest, Completion, CompletionChunk))
     async def completions(http: Request) -> Response:
         return await handler.handle(http, COMPLETIONS)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", **generation(ChatRequest, ChatCompletion, ChatCompletionChunk))
     async def chat_completions(http: Request) -> Response:
         return await handler.handle(http, CHAT_COMPLETIONS)
 
 
 def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
-    @app.get("/v1/models")
+    @app.get("/v1/models", response_model=ModelList)
     async def models() -> JsonObject:
         return {"object": "list", "data": [served]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", response_model=Model, responses=FAILURE)
     async def model(name: str) -> JsonObject:
         if name != served["id"]:
             raise ModelNotFoundError(f"the model {name!r} does not exist; served is {served['id']!r}", param="model")
@@ -81,11 +93,11 @@ def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
 
 
 def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:
-    @app.get("/health")
+    @app.get("/health", response_model=Status)
     async def health() -> JsonObject:
         return {"status": "ok"}
 
-    @app.get("/ready")
+    @app.get("/ready", responses={200: {"model": Status}, 503: {"model": NotReady}})
     async def ready() -> Response:
         missing = [pool.kind for pool in pools if not pool.any_healthy]
         if drain.draining:
