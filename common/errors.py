@@ -17,11 +17,18 @@ Codes are gRPC's; the gateway maps the same errors to HTTP in one place.
 
 import grpc
 
+_RETRY_AFTER_KEY = "retry-after-seconds"
+
 
 class StructKVError(Exception):
-    """Base of all: `code` says how the error crosses a service boundary."""
+    """Base of all: `code` says how the error crosses a service boundary.
+
+    Attributes:
+        retry_after_seconds: when it makes sense to ask again, where that can be said.
+    """
 
     code = grpc.StatusCode.INTERNAL
+    retry_after_seconds: int | None = None
 
 
 class InvalidRequestError(StructKVError):
@@ -63,6 +70,10 @@ class OverloadedError(StructKVError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
 
 class StoreError(StructKVError):
     """The store cannot be used. It never reaches a caller: the skeleton crosses inline instead."""
@@ -100,6 +111,8 @@ _BY_CODE: dict[grpc.StatusCode, type[StructKVError]] = {
         DeadlineError,
     )
 }
+# Whoever cancels a call reads no status from it. One that does was cancelled by its peer, which is going down.
+_BY_CODE[grpc.StatusCode.CANCELLED] = UnavailableError
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> StructKVError:
@@ -110,4 +123,19 @@ def from_rpc(error: grpc.aio.AioRpcError) -> StructKVError:
     if error.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}:
         return UnavailableError("the peer stopped")
     kind = _BY_CODE.get(error.code(), StructKVError)
-    return kind(error.details() or error.code().name)
+    message = error.details() or error.code().name
+    if issubclass(kind, OverloadedError):
+        return kind(message, retry_after_seconds=_retry_after(error))
+    return kind(message)
+
+
+def trailing_metadata(error: StructKVError) -> tuple[tuple[str, str], ...]:
+    """Return what an error's status carries besides its code and message, for `from_rpc` to read."""
+    if error.retry_after_seconds is None:
+        return ()
+    return ((_RETRY_AFTER_KEY, str(error.retry_after_seconds)),)
+
+
+def _retry_after(error: grpc.aio.AioRpcError) -> int:
+    seconds = str(error.trailing_metadata().get(_RETRY_AFTER_KEY, ""))
+    return int(seconds) if seconds.isascii() and seconds.isdigit() else 1

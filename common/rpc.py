@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from common.errors import StructKVError
+from common.errors import StructKVError, trailing_metadata
 from common.network import address
 from common.tls import Tls
 
@@ -39,7 +39,8 @@ _CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     *_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A restarted worker is back for everyone within this time, or two that restart in turn would both seem away.
+    ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ async def error_boundary(context: grpc.aio.ServicerContext[Any, Any], request_id
         yield
     except StructKVError as error:
         logger.info("request refused", extra={"request_id": request_id, "code": error.code.name, "error": str(error)})
-        await context.abort(error.code, str(error))
+        await context.abort(error.code, str(error), trailing_metadata(error))
     except (asyncio.CancelledError, grpc.aio.AbortError):
         raise
     except Exception as error:

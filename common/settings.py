@@ -96,9 +96,7 @@ class WorkerSettings(ServiceSettings):
     allow_plaintext: bool = Field(
         False, description="listen beyond loopback without TLS: whoever reaches the port may use the worker"
     )
-    max_rpcs: int = Field(
-        4096, ge=1, description="calls at the same time, health checks included; more are refused. Above max_waiting"
-    )
+    max_rpcs: int = Field(4096, ge=1, description="calls at the same time, health checks included; more are refused")
 
     @model_validator(mode="after")
     def _check_exposure(self) -> Self:

@@ -118,9 +118,11 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             store: RedisStore | None = None,
             faults: Faults | None = None,
             stall_seconds: float = 30,
+            max_waiting_tokens: int = 1_000_000,
+            max_queued_tokens: int = 1_000_000,
         ) -> Workers:
             prefill_engine = PrefillEngine(prefill_model or model)
-            prefill = PrefillScheduler(prefill_engine, max_queued_tokens=1_000_000)
+            prefill = PrefillScheduler(prefill_engine, max_queued_tokens)
             prefill_server = PrefillServer(prefill_engine, prefill, store, faults)
             target = await stack.enter_async_context(
                 _serving(
@@ -129,7 +131,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
                 )
             )
             engine = DecodeEngine(model, poisoned_pool(model, num_blocks), backend=backend)
-            decode = DecodeScheduler(engine, max_running=max_running, max_waiting=64)
+            decode = DecodeScheduler(engine, max_running=max_running, max_waiting_tokens=max_waiting_tokens)
             client = PrefillClient(stall_seconds=stall_seconds)
             stack.push_async_callback(client.close)
             decode_server = DecodeServer(engine, decode, SkeletonLoader(engine.pool, client, store), codecs)

@@ -130,13 +130,12 @@ class RedisStore:
         async with self._guarded():
             await self._client.unlink(stored.manifest_key(skeleton))
 
-    async def discard(self, skeleton: SkeletonSpec, writer: str, num_bytes: int, num_layers: int) -> None:
-        """Remove what a writer has put so far, and give its room back."""
-        keys = [stored.layer_key(skeleton, writer, layer) for layer in range(num_layers)]
+    async def discard(self, skeleton: SkeletonSpec, writer: str, num_bytes: int) -> None:
+        """Remove what a writer has put, and give its room back."""
+        keys = [stored.layer_key(skeleton, writer, layer) for layer in range(skeleton.model.num_layers)]
         async with self._guarded(), self._client.pipeline(transaction=True) as pipeline:
             pipeline.zrem(_INDEX, self._member(skeleton, writer, num_bytes))
-            if keys:
-                pipeline.unlink(*keys)
+            pipeline.unlink(*keys)
             await pipeline.execute()
 
     def _member(self, skeleton: SkeletonSpec, writer: str, num_bytes: int) -> str:

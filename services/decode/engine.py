@@ -31,6 +31,7 @@ class Sequence:
         num_generated: tokens chosen so far.
         last_token: the newest of them, not yet in the cache.
         replay: tokens chosen elsewhere, to be run over the skeleton before the next one is chosen.
+        priority: whose memory is kept when it runs out: the lower, the longer.
     """
 
     next_position: int
@@ -40,6 +41,7 @@ class Sequence:
     num_generated: int = 0
     last_token: int = -1
     replay: list[int] = field(default_factory=list)
+    priority: int = 0
 
     @property
     def tokens_to_append(self) -> int:

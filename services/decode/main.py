@@ -52,7 +52,7 @@ def _load(settings: DecodeSettings) -> tuple[DecodeEngine, tuple[str, ...]]:
 
 async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collection[str], compute: Executor) -> None:
     scheduler = DecodeScheduler(
-        engine, max_running=settings.max_running, max_waiting=settings.max_waiting, compute=compute
+        engine, max_running=settings.max_running, max_waiting_tokens=settings.max_waiting_tokens, compute=compute
     )
     prefill = PrefillClient(stall_seconds=settings.stall_seconds, tls=settings.tls)
     async with AsyncExitStack() as stack:

@@ -5,8 +5,9 @@ are no locks, and a request that is cancelled has its memory back after the step
 """
 
 import asyncio
+import itertools
 import logging
-from collections import deque
+from bisect import insort
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,9 +15,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from common.errors import OverloadedError
 from services.decode.engine import DecodeEngine, Sequence
 from services.decode.pool import SequenceKV, SwappedKV
+from services.decode.waiting import Waiting, WaitingQueue
 
 logger = logging.getLogger(__name__)
 
@@ -36,62 +37,69 @@ class Token(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class _Waiting:
-    """A request that waits for KV memory: slots per layer, and where the tables go."""
-
-    tokens_per_layer: list[int]
-    granted: asyncio.Future[SequenceKV]
-
-
-@dataclass(eq=False, slots=True)
 class _Running:
     """A sequence in the batch, or swapped out of it, and the queue its tokens go to."""
 
     sequence: Sequence
+    arrival: int
     tokens: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
     swapped: SwappedKV | None = None
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Its place in the batch: the last one gives way when memory runs out."""
+        return self.sequence.priority, self.arrival
 
 
 class DecodeScheduler:
     """Owns the KV memory and the running batch."""
 
     def __init__(
-        self, engine: DecodeEngine, *, max_running: int, max_waiting: int, compute: Executor | None = None
+        self, engine: DecodeEngine, *, max_running: int, max_waiting_tokens: int, compute: Executor | None = None
     ) -> None:
         """Take the engine and the bounds; `compute` is the worker's one compute thread, by default a new one."""
         self._engine = engine
         self._pool = engine.pool
         self._max_running = max_running
-        self._max_waiting = max_waiting
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting = WaitingQueue(max_waiting_tokens)
         self._granted: list[SequenceKV] = []
-        self._batch: list[_Running] = []  # oldest first
-        self._swapped: deque[_Running] = deque()
+        self._batch: list[_Running] = []  # by rank, as are those swapped out of it
+        self._swapped: list[_Running] = []
+        self._arrivals = itertools.count()
         self._in_step: list[_Running] = []
         self._departed: list[SequenceKV] = []
         self._changed = asyncio.Event()
         self._compute = compute or ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     @asynccontextmanager
-    async def reserve(self, tokens_per_layer: list[int]) -> AsyncIterator[SequenceKV]:
-        """Wait, in order of arrival, until the pool has so many slots in each layer; give them back at exit."""
-        if len(self._waiting) >= self._max_waiting:
-            raise OverloadedError(f"{len(self._waiting)} requests are waiting for KV memory already")
-        waiting = _Waiting(tokens_per_layer, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._grant()
+    async def reserve(
+        self, tokens_per_layer: list[int], prompt_tokens: int, priority: int = 0
+    ) -> AsyncIterator[SequenceKV]:
+        """Wait until the pool has so many slots in each layer; give them back at exit.
+
+        A lower priority goes first, then who came first. Raises OverloadedError if too many tokens wait already.
+        """
+        granted: asyncio.Future[SequenceKV] = asyncio.get_running_loop().create_future()
+        waiting = Waiting(tokens_per_layer, prompt_tokens, priority, granted)
+        first = self._waiting.first
+        if (first is None or priority < first.priority) and self._has_room(waiting):
+            self._give(waiting)
+        else:
+            self._waiting.push(waiting)
         try:
-            yield await waiting.granted
+            yield await granted
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-            elif waiting.granted.done() and not waiting.granted.cancelled():
-                self._release(waiting.granted.result())
+                self._grant()  # it may have been what the others waited behind
+                self._changed.set()
+            elif granted.done() and not granted.cancelled():
+                self._release(granted.result())
 
     async def generate(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
         """Run a sequence, its skeleton loaded, to its end. Closing the iterator takes it out of the batch."""
-        running = _Running(sequence)
-        self._batch.append(running)
+        running = _Running(sequence, next(self._arrivals))
+        self._enter(self._batch, running)
         self._changed.set()
         try:
             finish: Finish | None = None
@@ -123,6 +131,7 @@ class DecodeScheduler:
     async def _next_batch(self) -> list[_Running]:
         """Wait for work; return the sequences of the next step, each with room for its token."""
         while True:
+            self._grant()
             self._resume()
             self._make_room()
             if self._batch:
@@ -133,7 +142,7 @@ class DecodeScheduler:
             await self._changed.wait()
 
     def _make_room(self) -> None:
-        """Append what the step adds to every sequence, the oldest first; the youngest give way when blocks run out."""
+        """Append what the step adds to every sequence, by rank; the last ones give way when blocks run out."""
         for running in list(self._batch):
             needed = self._pool.blocks_to_append(running.sequence.kv, running.sequence.tokens_to_append)
             while running in self._batch and needed > self._pool.allocator.num_free:
@@ -142,13 +151,16 @@ class DecodeScheduler:
                 self._engine.append_slots(running.sequence)
 
     def _preempt(self, running: _Running) -> None:
-        logger.info("sequence swapped out", extra={"num_running": len(self._batch)})
+        logger.info(
+            "sequence swapped out",
+            extra={"num_running": len(self._batch), "priority": running.sequence.priority},
+        )
         self._batch.remove(running)
         running.swapped = self._pool.swap_out(running.sequence.kv)
-        self._swapped.append(running)
+        self._enter(self._swapped, running)
 
     def _resume(self) -> None:
-        while self._swapped:
+        while self._swapped and not self._comes_after_waiting(self._swapped[0]):
             running = self._swapped[0]
             assert running.swapped is not None
             tokens = [keys.shape[0] + 1 for keys, _ in running.swapped.layers]
@@ -156,7 +168,16 @@ class DecodeScheduler:
                 return
             self._pool.swap_in(running.sequence.kv, running.swapped)
             running.swapped = None
-            self._batch.append(self._swapped.popleft())
+            self._enter(self._batch, self._swapped.pop(0))
+
+    def _comes_after_waiting(self, running: _Running) -> bool:
+        """Tell whether memory is kept for a request that waits, and that is more urgent."""
+        first = self._waiting.first
+        return first is not None and self._may_join and first.priority < running.sequence.priority
+
+    @staticmethod
+    def _enter(order: list[_Running], running: _Running) -> None:
+        insort(order, running, key=lambda entry: entry.rank)
 
     def _deliver(self, batch: list[_Running]) -> None:
         for running in batch:
@@ -183,13 +204,24 @@ class DecodeScheduler:
             self._swapped.remove(running)
 
     def _grant(self) -> None:
-        """Give memory to those who wait, in order; sequences that were swapped out come first."""
-        while self._waiting and not self._swapped and len(self._granted) < self._max_running:
-            if not self._pool.fits(self._waiting[0].tokens_per_layer):
-                return
-            waiting = self._waiting.popleft()
-            self._granted.append(self._pool.allocate(waiting.tokens_per_layer))
-            waiting.granted.set_result(self._granted[-1])
+        """Give memory to those who wait, in their order; one who was cancelled may not have left the queue yet."""
+        while (first := self._waiting.first) is not None and (first.granted.cancelled() or self._has_room(first)):
+            self._waiting.remove(first)
+            if not first.granted.cancelled():
+                self._give(first)
+
+    def _has_room(self, waiting: Waiting) -> bool:
+        """Tell whether a request can have its memory now: what is swapped out and as urgent comes first."""
+        outranked = bool(self._swapped) and self._swapped[0].sequence.priority <= waiting.priority
+        return not outranked and self._may_join and self._pool.fits(waiting.tokens_per_layer)
+
+    @property
+    def _may_join(self) -> bool:
+        return len(self._granted) < self._max_running
+
+    def _give(self, waiting: Waiting) -> None:
+        self._granted.append(self._pool.allocate(waiting.tokens_per_layer))
+        waiting.granted.set_result(self._granted[-1])
 
     def _release(self, kv: SequenceKV) -> None:
         if any(running.sequence.kv is kv for running in self._in_step):

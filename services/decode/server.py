@@ -54,13 +54,19 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             spec = SkeletonSpec.of(engine.model.spec, token_ids, selection)
             self._check_codec(spec.codec.name)
             tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, len(replay))
-            async with self._scheduler.reserve(tokens) as kv:
+            async with self._scheduler.reserve(tokens, len(token_ids), request.priority) as kv:
                 waited, remaining = time.monotonic() - arrived, context.time_remaining()
                 deadline = None if remaining is None else time.monotonic() + remaining
                 skeleton = await self._loader.load(Order(request, spec, kv, deadline))
                 skeleton.stats.queue_seconds += waited
-                position = selection.next_position(len(token_ids))
-                sequence = Sequence(position, kv, sampling, skeleton.hidden_state, replay=replay)
+                sequence = Sequence(
+                    selection.next_position(len(token_ids)),
+                    kv,
+                    sampling,
+                    skeleton.hidden_state,
+                    replay=replay,
+                    priority=request.priority,
+                )
                 await self._stream(sequence, skeleton.stats, context)
 
     def _check_codec(self, name: str) -> None:

@@ -19,7 +19,9 @@ class DecodeSettings(WorkerSettings):
         description="decode attention: sdpa, or paged (Triton kernels in CUDA graphs), which auto takes on a GPU",
     )
     max_running: int = Field(64, ge=1, description="sequences decoded together")
-    max_waiting: int = Field(1024, ge=0, description="requests waiting for KV memory; more are refused")
+    max_waiting_tokens: int = Field(
+        1_000_000, ge=1, description="prompt tokens of requests waiting for KV memory; more are refused"
+    )
     stall_seconds: float = Field(
         10.0, gt=0, description="a prefill worker that says nothing for so long has stalled, and the next one is asked"
     )

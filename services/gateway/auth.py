@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway.context import request_id_of
-from services.gateway.errors import InvalidApiKeyError, error_response
+from services.gateway.errors import InvalidApiKeyError, refuse
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """What orchestrators and monitors ask without a key. Every other path, known or not, needs one."""
@@ -29,7 +29,7 @@ class ApiKeyMiddleware:
             await self._app(scope, receive, send)
             return
         error = InvalidApiKeyError("the API key is missing or unknown; send it as 'Authorization: Bearer KEY'")
-        await error_response(error, request_id_of(Request(scope)))(scope, receive, send)
+        await refuse(error, request_id_of(Request(scope)))(scope, receive, send)
 
     def _knows(self, token: str) -> bool:
         # All are compared, so the time tells neither which key matched nor how much of one did.

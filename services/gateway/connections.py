@@ -16,6 +16,9 @@ from services.gateway.settings import GatewaySettings
 MAX_HEAD_BYTES = 16 * 1024
 """A request line and headers that are incomplete at this size are refused."""
 
+_CLOSE_SECONDS = 1
+"""For connections to close once no request is under way, or the grace time is over."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,7 +36,7 @@ class ServerConfig(uvicorn.Config):
             http=BoundedProtocol,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_keep_alive=settings.keep_alive_seconds,
-            timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+            timeout_graceful_shutdown=_CLOSE_SECONDS,
             ssl_certfile=settings.http_tls_cert,
             ssl_keyfile=settings.http_tls_key,
             log_config=None,

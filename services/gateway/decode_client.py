@@ -148,10 +148,11 @@ class _DecodeStream:
             raise DeadlineError("the request's time is over")
         request = self._request
         prompt_tokens = len(request.prompt_token_ids)
+        self._worker = worker
         self._resources.enter_context(self._decode.lease(worker, prompt_tokens + request.sampling.max_tokens))
         call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds)
         self._resources.callback(call.cancel)
-        self._worker, self._call = worker, call
+        self._call = call
         with self._prefill.lease(prefill, prompt_tokens):  # with the first token, prefill has done its part
             return await self._next()
 

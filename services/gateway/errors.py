@@ -4,6 +4,7 @@ InvalidRequestError     400      InvalidApiKeyError  401, with WWW-Authenticate
 ├── ContextLengthError  400      BodyTooLargeError   413
 └── ModelNotFoundError  404      OverloadedError     429, with Retry-After
 any other StructKVError 500      UnavailableError    503
+                                 └── DrainingError   503, with Retry-After
                                  DeadlineError       504
 """
 
@@ -28,7 +29,6 @@ from services.gateway.context import REQUEST_ID_HEADER, request_id_of
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; it is only ever seen in a log."""
-RETRY_AFTER_SECONDS = 1
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,12 @@ class BodyTooLargeError(InvalidRequestError):
 
 class InvalidApiKeyError(InvalidRequestError):
     """The request carries no key that the gateway knows."""
+
+
+class DrainingError(UnavailableError):
+    """This gateway is about to stop; another one, or the next one at this address, takes the request."""
+
+    retry_after_seconds = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,12 @@ def error_body(error: Exception) -> dict[str, object]:
     return _body(str(error), meaning.kind, getattr(error, "param", None), meaning.code)
 
 
-def error_response(error: StructKVError, request_id: str) -> Response:
+def answer_to(error: StructKVError) -> Response:
+    """Return the whole answer that an error becomes."""
+    return JSONResponse(error_body(error), _meaning(error).status, headers=_headers(error))
+
+
+def refuse(error: StructKVError, request_id: str) -> Response:
     """Return the answer to a request that is refused, and log that it is: the code, not the message."""
     meaning = _meaning(error)
     logger.log(
@@ -86,15 +97,13 @@ def error_response(error: StructKVError, request_id: str) -> Response:
         "request refused",
         extra={"request_id": request_id, "status": meaning.status, "code": meaning.code},
     )
-    return JSONResponse(error_body(error), meaning.status, headers=_headers(error))
+    return answer_to(error)
 
 
 def _headers(error: StructKVError) -> dict[str, str]:
-    if isinstance(error, OverloadedError):
-        return {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    if isinstance(error, InvalidApiKeyError):
-        return {"WWW-Authenticate": "Bearer"}
-    return {}
+    if error.retry_after_seconds is not None:
+        return {"Retry-After": str(error.retry_after_seconds)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, InvalidApiKeyError) else {}
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -107,7 +116,7 @@ def install_handlers(app: FastAPI) -> None:
 
 async def _on_structkv_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StructKVError)
-    return error_response(error, request_id_of(request))
+    return refuse(error, request_id_of(request))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -14,8 +14,10 @@ from common.skeleton.selection import Selection
 from services.gateway.answer import Answer
 from services.gateway.body import read_body
 from services.gateway.context import context_of
+from services.gateway.deadline import timeout_seconds
 from services.gateway.decode_client import DecodeClient
 from services.gateway.detokenizer import Detokenizer
+from services.gateway.drain import Drain
 from services.gateway.planning import check_length, plan
 from services.gateway.schemas import BodyT, ChatRequest, CompletionRequest, parse
 from services.gateway.shapes import ChatShape, CompletionShape, Envelope, Shape
@@ -54,13 +56,20 @@ class RequestHandler:
     """Answers generation requests for one served model."""
 
     def __init__(
-        self, model_name: str, model: TextModel, client: DecodeClient, defaults: Selection, limits: Limits
+        self,
+        model_name: str,
+        model: TextModel,
+        client: DecodeClient,
+        defaults: Selection,
+        limits: Limits,
+        drain: Drain,
     ) -> None:
         self._model_name = model_name
         self._model = model
         self._client = client
         self._defaults = defaults
         self._limits = limits
+        self._drain = drain
 
     async def handle(self, http: Request, endpoint: Endpoint[BodyT]) -> Response:
         """Answer one request, plain or as a stream.
@@ -69,9 +78,11 @@ class RequestHandler:
         leaves ends the work at whichever await it is from routing on. Raises StructKVError and ClientDisconnect.
         """
         context = context_of(http)
-        deadline = context.arrived + self._limits.timeout_seconds
+        deadline = context.arrived + timeout_seconds(http.headers, self._limits.timeout_seconds)
 
-        body = parse(endpoint.schema, await read_body(http, self._limits.max_body_bytes, deadline))
+        raw = await read_body(http, self._limits.max_body_bytes, deadline)
+        self._drain.check()  # with the body read, or closing the connection would take the refusal with it
+        body = parse(endpoint.schema, raw)
         self._check_model(body.model)
         prompt = await asyncio.to_thread(endpoint.prompt, self._model, body)  # a long prompt takes a second
         check_length(body, prompt, self._limits.max_prompt_tokens)

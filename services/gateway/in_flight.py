@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from common.errors import OverloadedError
 from services.gateway.auth import OPEN_PATHS
 from services.gateway.context import request_id_of
-from services.gateway.errors import error_response
+from services.gateway.errors import refuse
 
 
 class InFlightMiddleware:
@@ -23,7 +23,7 @@ class InFlightMiddleware:
             await self._app(scope, receive, send)
         elif self._num_running >= self._max_requests:
             error = OverloadedError(f"{self._max_requests} requests are being answered (max_requests)")
-            await error_response(error, request_id_of(Request(scope)))(scope, receive, send)
+            await refuse(error, request_id_of(Request(scope)))(scope, receive, send)
         else:
             await self._serve(scope, receive, send)
 

@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from types import FrameType
 
 import uvicorn
 
@@ -10,10 +11,37 @@ from common.errors import ModelLoadError
 from common.logging import configure
 from common.network import is_loopback
 from services.gateway.connections import ServerConfig
+from services.gateway.drain import Drain
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """Listens on while it drains, so that `/ready` and new requests get an answer; uvicorn alone would stop at once."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._told = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Begin to drain at the first signal; at the second, wait for nothing any more."""
+        if self._drain.draining:
+            self._drain.hurry()
+        else:
+            self._drain.begin()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Tell uvicorn, which asks ten times a second, whether to end."""
+        if self._drain.draining and not self._told:
+            self._told = True
+            logger.info("draining")
+        if self._drain.over:
+            self._drain.break_off()
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def run(settings: GatewaySettings) -> None:
@@ -23,16 +51,14 @@ def run(settings: GatewaySettings) -> None:
     """
     configure("gateway", settings.log_level, exception_messages=False)
     for signum in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn takes both over while it serves, and raises what it took again when it is done:
-        # that is then a clean end, not a death by signal.
-        signal.signal(signum, lambda *_: sys.exit(0))
+        signal.signal(signum, lambda *_: sys.exit(0))  # until the server takes them over
     try:
         app = create_app(settings)
     except ModelLoadError as error:
         logger.error("cannot start: %s", error)
         sys.exit(1)
     _warn_of_exposure(settings)
-    uvicorn.Server(ServerConfig(app, settings)).run()
+    DrainingServer(ServerConfig(app, settings), app.state.drain).run()
 
 
 def _warn_of_exposure(settings: GatewaySettings) -> None:

@@ -1,15 +1,24 @@
 """What clients may send: OpenAI's two request bodies and our `structkv` object. Types are not coerced."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from common.errors import InvalidRequestError
-from common.skeleton.selection import Selection
+from common.skeleton.selection import (
+    CODECS,
+    GRANULARITIES,
+    METHODS,
+    PIVOTS,
+    RANKINGS,
+    SALIENCIES,
+    VARIANTS,
+    Selection,
+)
+from services.gateway.fields import MessageText, Prompt, StopStrings
 
-# Parameters that would change the answer and are not served, with the values that ask for nothing.
-_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
@@ -28,6 +37,7 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "audio": (),
 }
+"""Parameters that would change the answer and are not served, with the values that ask for nothing."""
 
 
 class _Body(BaseModel):
@@ -43,37 +53,9 @@ class _Body(BaseModel):
         return {name: value for name, value in data.items() if value is not None}
 
 
-def _one_prompt(value: object) -> str | list[int]:
-    """Accept a text, token ids, or a list with one of either."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
-        value = value[0]
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise PydanticCustomError("prompt", "must be a string or a list of token ids")
-    if any(isinstance(entry, str | list) for entry in value):
-        raise PydanticCustomError("prompt", "only one prompt per request is supported")
-    if not all(type(entry) is int for entry in value):
-        raise PydanticCustomError("prompt", "token ids must be integers")
-    return value
-
-
-def _message_text(value: object) -> object:
-    """Join text parts with newlines; they are separate blocks, and gluing them would join words."""
-    if not isinstance(value, list):
-        return value
-    if not all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in value
-    ):
-        raise PydanticCustomError("content", "only text parts are supported")
-    return "\n".join(part["text"] for part in value)
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
+def _one_of(values: Sequence[str]) -> WithJsonSchema:
+    # The selection itself checks them; this is for the published schema.
+    return WithJsonSchema({"enum": [*values, None]})
 
 
 class StreamOptions(_Body):
@@ -86,6 +68,9 @@ MAX_MESSAGES = 2048
 """A template takes time for each message, so that a body full of tiny ones would cost more than its bytes."""
 
 _Uint32 = Annotated[int, Field(ge=0, lt=2**32)]
+_Share = Annotated[
+    float | None, WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"type": "null"}]})
+]
 
 
 class StructKVOptions(_Body):
@@ -93,23 +78,23 @@ class StructKVOptions(_Body):
 
     model_config = ConfigDict(extra="forbid")
 
-    method: str | None = None
-    variant: str | None = None
-    kv_retention: float | None = None
+    method: Annotated[str | None, _one_of(METHODS)] = None
+    variant: Annotated[str | None, _one_of(tuple(VARIANTS))] = None
+    kv_retention: _Share = None
     kv_tokens: _Uint32 | None = None
-    struct_retention: float | None = None
+    struct_retention: _Share = None
     window_tokens: _Uint32 | None = None
     sink_tokens: _Uint32 | None = None
     floor_tokens: _Uint32 | None = None
-    saliency: str | None = None
-    ranked_by: str | None = None
-    granularity: str | None = None
+    saliency: Annotated[str | None, _one_of(SALIENCIES)] = None
+    ranked_by: Annotated[str | None, _one_of(RANKINGS)] = None
+    granularity: Annotated[str | None, _one_of(GRANULARITIES)] = None
     pool_tokens: _Uint32 | None = None
     block_tokens: _Uint32 | None = None
-    decay: float | None = None
-    pivot: str | None = None
+    decay: _Share = None
+    pivot: Annotated[str | None, _one_of(PIVOTS)] = None
     pivot_layer: _Uint32 | None = None
-    codec: str | None = None
+    codec: Annotated[str | None, _one_of(CODECS)] = None
     return_stats: bool = False
 
     def choose(self, defaults: Selection) -> Selection:
@@ -128,9 +113,10 @@ class GenerationRequest(_Body):
     top_k: int = Field(0, ge=-1, lt=2**31)
     min_p: float = Field(0.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
-    stop: Annotated[list[StopString], Field(max_length=16), BeforeValidator(_as_list)] = []
+    stop: StopStrings = []
     stop_token_ids: list[int] = Field([], max_length=256)
     ignore_eos: bool = False
+    priority: int = Field(0, ge=-(2**31), lt=2**31)
     stream: bool = False
     stream_options: StreamOptions | None = None
     structkv: StructKVOptions = StructKVOptions()
@@ -139,7 +125,7 @@ class GenerationRequest(_Body):
     @classmethod
     def _refuse_unsupported(cls, data: object) -> object:
         if isinstance(data, dict):
-            for name, neutral in _UNSUPPORTED.items():
+            for name, neutral in UNSUPPORTED.items():
                 _check_neutral(name, data.get(name), neutral)
         return data
 
@@ -163,14 +149,14 @@ class GenerationRequest(_Body):
 class CompletionRequest(GenerationRequest):
     """Body of POST /v1/completions."""
 
-    prompt: Annotated[str | list[int], PlainValidator(_one_prompt)]
+    prompt: Prompt
 
 
 class Message(_Body):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[str, BeforeValidator(_message_text)]
+    content: MessageText
     name: str | None = None
 
 

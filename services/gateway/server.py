@@ -9,51 +9,70 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.errors import ModelNotFoundError, UnavailableError
 from common.tls import Tls
+from services.gateway.answer_schemas import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    Model,
+    ModelList,
+    NotReady,
+    Status,
+)
 from services.gateway.auth import ApiKeyMiddleware
 from services.gateway.context import RequestContextMiddleware
 from services.gateway.decode_client import DecodeClient
-from services.gateway.errors import error_body, install_handlers
+from services.gateway.drain import Drain, DrainMiddleware
+from services.gateway.errors import DrainingError, error_body, install_handlers
 from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, Limits, RequestHandler
 from services.gateway.in_flight import InFlightMiddleware
+from services.gateway.openapi import FAILURE, generation, publish
 from services.gateway.routing import WorkerPool
+from services.gateway.schemas import ChatRequest, CompletionRequest
 from services.gateway.settings import GatewaySettings
 from services.gateway.shapes import JsonObject, model_object
 from services.gateway.text_model import load_text_model
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """Build the gateway's ASGI app; its lifespan opens the channels. Raises ModelLoadError."""
+    """Build the gateway's ASGI app; its lifespan opens the channels. Raises ModelLoadError.
+
+    Its `state.drain` is where the process says that it is about to end.
+    """
     name = settings.model_name
+    drain = Drain(settings.shutdown_grace_seconds, settings.shutdown_delay_seconds)
     model = load_text_model(settings.model)
     tls = settings.tls
     decode = _pool("decode", settings.decode_workers, settings, tls)
     prefill = _pool("prefill", settings.prefill_workers, settings, tls)
     limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes, settings.max_prompt_tokens)
     client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
-    handler = RequestHandler(name, model, client, settings.selection, limits)
+    handler = RequestHandler(name, model, client, settings.selection, limits, drain)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with decode, prefill:
             yield
 
-    # Bodies are read by the handler, within bounds, so there is no schema for FastAPI to show.
-    app = FastAPI(title="structkv", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    _add_middleware(app, settings)
+    app = FastAPI(title="structkv", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.drain = drain
+    _add_middleware(app, settings, drain)
     install_handlers(app)
     _add_generation_routes(app, handler)
     _add_model_routes(app, model_object(name, model.context_tokens))
-    _add_health_routes(app, decode, prefill)
+    _add_health_routes(app, drain, decode, prefill)
     _add_metrics_route(app)
+    publish(app, name)
     return app
 
 
-def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
+def _add_middleware(app: FastAPI, settings: GatewaySettings, drain: Drain) -> None:
     """Wrap the app from the inside out: a request gets its id first, and counts only with a good key."""
     app.add_middleware(InFlightMiddleware, max_requests=settings.max_requests)
     if settings.all_api_keys:
         app.add_middleware(ApiKeyMiddleware, keys=settings.all_api_keys)
     app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(DrainMiddleware, drain=drain)
 
 
 def _pool(kind: str, addresses: tuple[str, ...], settings: GatewaySettings, tls: Tls | None) -> WorkerPool:
@@ -63,25 +82,26 @@ def _pool(kind: str, addresses: tuple[str, ...], settings: GatewaySettings, tls:
         interval_seconds=settings.health_interval_seconds,
         timeout_seconds=settings.health_timeout_seconds,
         tls=tls,
+        discovery_interval_seconds=settings.discovery_interval_seconds,
     )
 
 
 def _add_generation_routes(app: FastAPI, handler: RequestHandler) -> None:
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", **generation(CompletionRequest, Completion, CompletionChunk))
     async def completions(http: Request) -> Response:
         return await handler.handle(http, COMPLETIONS)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", **generation(ChatRequest, ChatCompletion, ChatCompletionChunk))
     async def chat_completions(http: Request) -> Response:
         return await handler.handle(http, CHAT_COMPLETIONS)
 
 
 def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
-    @app.get("/v1/models")
+    @app.get("/v1/models", response_model=ModelList)
     async def models() -> JsonObject:
         return {"object": "list", "data": [served]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", response_model=Model, responses=FAILURE)
     async def model(name: str) -> JsonObject:
         if name != served["id"]:
             raise ModelNotFoundError(f"the model {name!r} does not exist; served is {served['id']!r}", param="model")
@@ -89,20 +109,26 @@ def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
 
 
 def _add_metrics_route(app: FastAPI) -> None:
-    @app.get("/metrics")
+    @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_health_routes(app: FastAPI, decode: WorkerPool, prefill: WorkerPool) -> None:
-    @app.get("/health")
+def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:
+    @app.get("/health", response_model=Status)
     async def health() -> JsonObject:
         return {"status": "ok"}
 
-    @app.get("/ready")
+    @app.get("/ready", responses={200: {"model": Status}, 503: {"model": NotReady}})
     async def ready() -> Response:
-        missing = [pool.kind for pool in (decode, prefill) if not pool.any_healthy]
-        if not missing:
-            return JSONResponse({"status": "ready"})
-        error = UnavailableError(f"no {' and no '.join(missing)} worker is serving")
-        return JSONResponse({**error_body(error), "status": "unavailable", "missing": missing}, 503)
+        missing = [pool.kind for pool in pools if not pool.any_healthy]
+        if drain.draining:
+            return _not_ready(DrainingError("this gateway is draining"), "draining", missing)
+        if missing:
+            error = UnavailableError(f"no {' and no '.join(missing)} worker is serving")
+            return _not_ready(error, "unavailable", missing)
+        return JSONResponse({"status": "ready"})
+
+
+def _not_ready(error: UnavailableError, status: str, missing: list[str]) -> Response:
+    return JSONResponse({**error_body(error), "status": status, "missing": missing}, 503)

@@ -20,6 +20,8 @@ def _split(value: object) -> object:
 
 def _check_address(entry: str) -> None:
     host, _, port = entry.rpartition(":")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{entry!r}: an IPv6 address is written in brackets, as in [::1]:50051")
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 65535:
         raise ValueError(f"{entry!r} is not host:port")
 
@@ -39,8 +41,11 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     """Where to listen, whom to ask, and what a request that says nothing gets."""
 
     port: Port = Field(8000, description="port to listen on; 0 takes a free one")
-    decode_workers: WorkerAddresses = Field(description="host:port of decode workers, separated by commas")
-    prefill_workers: WorkerAddresses = Field(description="host:port of prefill workers, separated by commas")
+    decode_workers: WorkerAddresses = Field(
+        description="host:port of decode workers, separated by commas; a host's every address is a worker"
+    )
+    prefill_workers: WorkerAddresses = Field(description="the same of prefill workers")
+    discovery_interval_seconds: float = Field(5.0, gt=0, description="pause between two looks at the workers' names")
     served_model_name: str = Field("", description="name that clients use; derived from the model if unset")
 
     method: Literal[*METHODS] = Field(_DEFAULTS.method, description="how prompts are reduced")  # type: ignore[valid-type]
@@ -51,7 +56,9 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     )
     floor_tokens: int = Field(_DEFAULTS.floor_tokens, ge=0, description="prompts up to this length stay whole")
 
-    request_timeout_seconds: float = Field(600.0, gt=0, description="a request's time, queueing included")
+    request_timeout_seconds: float = Field(
+        600.0, gt=0, description="a request's time, queueing included; a client may ask for less"
+    )
     worker_wait_seconds: float = Field(
         10.0, ge=0, description="how long a request waits for a worker to serve when none does; then it gets a 503"
     )
@@ -69,7 +76,10 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     keep_alive_seconds: int = Field(5, ge=1, description="a connection without a request is closed after this time")
     health_interval_seconds: float = Field(1.0, gt=0, description="pause between two checks of a worker")
     health_timeout_seconds: float = Field(3.0, gt=0, description="a slower health check counts as failed")
-    shutdown_grace_seconds: int = Field(30, ge=0, description="time for running answers after SIGTERM")
+    shutdown_grace_seconds: float = Field(30.0, ge=0, description="time for running answers after SIGTERM")
+    shutdown_delay_seconds: float = Field(
+        0.0, ge=0, description="least time from SIGTERM to the end, in which a load balancer sees /ready fail"
+    )
 
     @property
     def model_name(self) -> str:

@@ -74,13 +74,18 @@ async def frames(answer: Answer, envelope: Envelope, *, include_usage: bool) -> 
     try:
         async for chunk in _chunks(answer, envelope, include_usage=include_usage):
             yield _frame(chunk)
+        yield _DONE
     except StructKVError as error:
         logger.info("stream failed", extra={"request_id": answer.request_id, "code": error.code.name})
-        yield _frame(error_body(error))
+        yield last_words(error)
     except Exception as error:
         logger.exception("stream failed", extra={"request_id": answer.request_id})
-        yield _frame(error_body(error))
-    yield _DONE
+        yield last_words(error)
+
+
+def last_words(error: Exception) -> str:
+    """Return how a stream ends that cannot go on."""
+    return _frame(error_body(error)) + _DONE
 
 
 async def _chunks(answer: Answer, envelope: Envelope, *, include_usage: bool) -> AsyncIterator[dict[str, object]]:

@@ -34,6 +34,7 @@ class StoreOutlet:
         self._published = False
         self._layer: list[skeleton_pb2.LayerChunk] = []
         self._references: list[skeleton_pb2.LayerReference] = []
+        self._putting: asyncio.Task[skeleton_pb2.LayerReference] | None = None
 
     async def __aenter__(self) -> Self:
         """Reserve room."""
@@ -68,8 +69,10 @@ class StoreOutlet:
 
     async def _put_layer(self) -> list[prefill_pb2.PrefillEvent]:
         chunks, self._layer = self._layer, []
+        # Not broken off when the prompt is cancelled: the server might take the layer after all, behind our removing it.
+        self._putting = asyncio.ensure_future(self._store.put_layer(self._skeleton, self._writer, chunks))
         try:
-            reference = await self._store.put_layer(self._skeleton, self._writer, chunks)
+            reference = await asyncio.shield(self._putting)
         except StoreError as error:
             self._give_up("failed", str(error))
             return [prefill_pb2.PrefillEvent(chunk=chunk) for chunk in chunks]
@@ -87,8 +90,10 @@ class StoreOutlet:
             self._give_up("failed", str(error))
 
     async def _discard(self) -> None:
+        if self._putting is not None:
+            await asyncio.gather(self._putting, return_exceptions=True)
         try:
-            await self._store.discard(self._skeleton, self._writer, self._num_bytes, len(self._references))
+            await self._store.discard(self._skeleton, self._writer, self._num_bytes)
         except StoreError as error:
             logger.warning(
                 "an unfinished skeleton stays in the store until it expires",

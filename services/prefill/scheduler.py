@@ -10,10 +10,10 @@ import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from common.errors import OverloadedError
 from common.pb import prefill_pb2, skeleton_pb2
 from common.skeleton import wire
 from common.skeleton.spec import SkeletonSpec
+from common.token_bound import TokenBound
 from services.prefill.engine import PrefillEngine
 from services.prefill.outputs import KeptLayer, PromptEnd
 
@@ -35,8 +35,9 @@ logger = logging.getLogger(__name__)
 class _Job:
     """One prompt: its generator, what it produced, and how long it waited and ran."""
 
-    def __init__(self, engine: PrefillEngine, token_ids: list[int], skeleton: SkeletonSpec) -> None:
+    def __init__(self, engine: PrefillEngine, token_ids: list[int], skeleton: SkeletonSpec, priority: int) -> None:
         self.num_tokens = len(token_ids)
+        self.priority = priority
         self.outbox: asyncio.Queue[Events | Exception] = asyncio.Queue()
         self.outbox_bytes = 0
         self.passed_over = 0
@@ -102,12 +103,12 @@ class _Job:
 
 
 class PrefillScheduler:
-    """Takes prompts in and runs their steps, the prompt with the least work left first."""
+    """Takes prompts in and runs their steps: the most urgent first, among equals the one with the least work left."""
 
     def __init__(self, engine: PrefillEngine, max_queued_tokens: int, compute: Executor | None = None) -> None:
         """Take the engine and its bound; `compute` is the worker's one compute thread, by default a new one."""
         self._engine = engine
-        self._max_queued_tokens = max_queued_tokens
+        self._bound = TokenBound("max_queued_tokens", max_queued_tokens)
         self._jobs: list[_Job] = []
         self._running: _Job | None = None
         self._step_started = 0.0
@@ -125,16 +126,14 @@ class PrefillScheduler:
         return self._running is None or time.monotonic() - self._step_started < _STUCK_SECONDS
 
     async def stream(
-        self, token_ids: list[int], skeleton: SkeletonSpec
+        self, token_ids: list[int], skeleton: SkeletonSpec, priority: int = 0
     ) -> AsyncGenerator[prefill_pb2.PrefillEvent, None]:
         """Run a prompt and yield its layers as they are done. Closing the iterator cancels the prompt.
 
         While nothing is done, it says now and then that the worker makes progress; a stuck one says nothing.
         """
-        queued = sum(job.num_tokens for job in self._jobs)
-        if self._jobs and queued + len(token_ids) > self._max_queued_tokens:
-            raise OverloadedError(f"{queued} prompt tokens are queued, at most {self._max_queued_tokens} fit")
-        job = _Job(self._engine, token_ids, skeleton)
+        job = _Job(self._engine, token_ids, skeleton, priority)
+        self._bound.enter(job.num_tokens)
         self._jobs.append(job)
         self._changed.set()
         try:
@@ -178,7 +177,8 @@ class PrefillScheduler:
     def _choose(self, runnable: list[_Job]) -> _Job:
         """Least work left first, so a short prompt waits for one step; but nobody is passed over for ever."""
         starved = max(runnable, key=lambda job: job.passed_over)
-        chosen = starved if starved.passed_over >= _MAX_PASSED_OVER else min(runnable, key=lambda job: job.work_left)
+        preferred = min(runnable, key=lambda job: (job.priority, job.work_left))
+        chosen = starved if starved.passed_over >= _MAX_PASSED_OVER else preferred
         for job in runnable:
             job.passed_over = 0 if job is chosen else job.passed_over + 1
         return chosen
@@ -200,6 +200,7 @@ class PrefillScheduler:
             logger.info("prompt cancelled", extra={"prompt_tokens": job.num_tokens})
         job.close()
         self._jobs.remove(job)
+        self._bound.leave(job.num_tokens)
 
 
 def _num_bytes(output: Events | Exception) -> int:

@@ -52,7 +52,7 @@ class PrefillServer(prefill_pb2_grpc.PrefillServicer):
             self._engine.check(token_ids)
             skeleton = SkeletonSpec.of(model, token_ids, Selection.from_pb(request.selection))
             await context.write(prefill_pb2.PrefillEvent(header=wire.header(skeleton)))
-            async with aclosing(self._scheduler.stream(token_ids, skeleton)) as stream:
+            async with aclosing(self._scheduler.stream(token_ids, skeleton, request.priority)) as stream:
                 events: Events = stream if self._faults is None else self._faults.strike(stream)
                 if request.store and self._store is not None and self._store.admits():
                     await self._send_stored(events, StoreOutlet(self._store, skeleton, request.request_id), context)

@@ -13,8 +13,9 @@ import uvicorn
 from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from common.errors import StructKVError
 from common.pb import decode_pb2, decode_pb2_grpc
-from common.rpc import bind
+from common.rpc import bind, error_boundary
 from common.settings import DEFAULT_MODEL
 from common.tls import Tls
 from services.gateway.connections import ServerConfig
@@ -38,8 +39,8 @@ SKELETON = decode_pb2.SkeletonStats(
     cached_tokens=0,
 )
 
-Step = decode_pb2.GenerateEvent | grpc.StatusCode | float
-"""An event to send, a status to abort with, or seconds to wait."""
+Step = decode_pb2.GenerateEvent | grpc.StatusCode | StructKVError | asyncio.Event | float
+"""An event to send, a status to abort with, an error as a worker raises it, something to wait for, or seconds."""
 
 
 @dataclass
@@ -68,6 +69,11 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
     async def _play(self, step: Step, context) -> None:
         if isinstance(step, grpc.StatusCode):
             await context.abort(step, "as scripted")
+        elif isinstance(step, StructKVError):
+            async with error_boundary(context, "scripted"):
+                raise step
+        elif isinstance(step, asyncio.Event):
+            await step.wait()
         elif isinstance(step, float):
             await asyncio.sleep(step)
         else:
@@ -93,7 +99,7 @@ def events(token_ids: Iterable[int], finish: int = LENGTH) -> list[Step]:
 
 @asynccontextmanager
 async def grpc_worker(
-    servicer: ScriptedDecode | None = None, port: int = 0, tls: Tls | None = None
+    servicer: ScriptedDecode | None = None, port: int = 0, host: str = "127.0.0.1", tls: Tls | None = None
 ) -> AsyncIterator[str]:
     """Serve health, and Decode if there is a servicer; yield the address."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -101,11 +107,11 @@ async def grpc_worker(
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if servicer is not None:
         decode_pb2_grpc.add_DecodeServicer_to_server(servicer, server)
-    port = bind(server, f"127.0.0.1:{port}", tls)
+    port = bind(server, f"{host}:{port}", tls)
     await status.set("", health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"{host}:{port}"
     finally:
         await server.stop(None)
 

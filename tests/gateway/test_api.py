@@ -9,6 +9,7 @@ import grpc
 import httpx
 import pytest
 
+from common.errors import OverloadedError
 from common.pb import decode_pb2
 from common.settings import DEFAULT_MODEL
 from services.gateway.text_model import TextModel
@@ -182,6 +183,7 @@ async def test_defaults_of_a_completion(gateway: Gateway) -> None:
     await gateway.complete(temperature=None, stop=None, structkv=None, seed=None, n=None, logprobs=None)
     request = gateway.decode.request
     sampling = request.sampling
+    assert request.priority == 0
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (1, 1, 0, 0)
     assert sampling.max_tokens == 16
     assert list(sampling.stop_token_ids) == [2]
@@ -223,6 +225,7 @@ async def test_parameters_reach_decode(gateway: Gateway) -> None:
         min_p=0.25,
         stop_token_ids=[5, 6],
         ignore_eos=True,
+        priority=-3,
         structkv={"kv_retention": 0.4, "struct_retention": 1, "method": "full"},
         some_future_field={"a": 1},
     )
@@ -231,6 +234,7 @@ async def test_parameters_reach_decode(gateway: Gateway) -> None:
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (7, 0, 0.5, 0)
     assert sampling.min_p == 0.25
     assert list(sampling.stop_token_ids) == [5, 6]
+    assert request.priority == -3
     assert (request.selection.kv_retention, request.selection.struct_retention) == (0.4, 1.0)
     assert (request.selection.method, request.selection.codec) == ("full", "int8")
 
@@ -278,6 +282,9 @@ async def test_the_newer_name_for_max_tokens_wins(gateway: Gateway) -> None:
         ({"min_p": 1.1}, "min_p"),
         ({"seed": "x"}, "seed"),
         ({"seed": 2**64}, "seed"),
+        ({"priority": 2**31}, "priority"),
+        ({"priority": -(2**31) - 1}, "priority"),
+        ({"priority": 0.5}, "priority"),
         ({"stop": [""]}, "stop.0"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"stop": 5}, "stop"),
@@ -425,6 +432,14 @@ async def test_a_workers_refusal_before_the_first_token(
     response = await gateway.complete(stream=stream)
     assert error_of(response, status)["code"] == openai_code
     assert ("retry-after" in response.headers) == (status == 429)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_full_worker_says_when_to_ask_again(gateway: Gateway, stream: bool) -> None:
+    gateway.decode.script = [OverloadedError("full", retry_after_seconds=17)]
+    response = await gateway.complete(stream=stream)
+    assert error_of(response, 429)["code"] == "overloaded"
+    assert response.headers["retry-after"] == "17"
 
 
 async def test_a_failure_within_a_plain_answer(gateway: Gateway) -> None:

@@ -1,5 +1,6 @@
 """The gateway as a process: what it loads, how it starts, how it ends."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,27 +8,34 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.gateway.conftest import free_port
+from common.settings import DEFAULT_MODEL
+from tests.gateway.conftest import ScriptedDecode, events, free_port, grpc_worker, until
 
 RUN = """
-import sys
+import json, sys
 from services.gateway.main import run
 from services.gateway.settings import GatewaySettings
-nobody = "127.0.0.1:1"
-run(GatewaySettings(model=sys.argv[1], port=int(sys.argv[2]), decode_workers=nobody, prefill_workers=nobody))
+run(GatewaySettings(**json.loads(sys.argv[1])))
 """
 
 KEY = "key-of-anna-0123456789"
 
 
-def start(model: str, port: int, **variables: str) -> "subprocess.Popen[str]":
+def start(
+    model: str, port: int, settings: dict[str, object] | None = None, **variables: str
+) -> "subprocess.Popen[str]":
+    nobody = {"decode_workers": "127.0.0.1:1", "prefill_workers": "127.0.0.1:1"}
+    arguments = json.dumps({"model": model, "port": port} | nobody | (settings or {}))
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, model, str(port)], stderr=subprocess.PIPE, text=True, env=os.environ | variables
+        [sys.executable, "-c", RUN, arguments], stderr=subprocess.PIPE, text=True, env=os.environ | variables
     )
 
 
@@ -98,3 +106,101 @@ def _answers(url: str) -> bool:
         return httpx.get(url).status_code == 200
     except httpx.TransportError:
         return False
+
+
+@dataclass
+class Running:
+    """A gateway's process that answers, and the scripted worker behind it."""
+
+    process: "subprocess.Popen[str]"
+    http: httpx.AsyncClient
+    decode: ScriptedDecode
+
+    async def complete(self) -> httpx.Response:
+        body = {"model": DEFAULT_MODEL, "prompt": "Once", "stream": True}
+        return await self.http.post("/v1/completions", json=body)
+
+    async def ready(self) -> dict[str, object]:
+        return (await self.http.get("/ready")).json()
+
+    async def is_busy(self) -> bool:
+        return bool(self.decode.requests)
+
+    async def is_draining(self) -> bool:
+        return (await self.ready())["status"] == "draining"
+
+    async def exit_code(self) -> int:
+        return await asyncio.to_thread(self.process.wait, 10)
+
+
+@asynccontextmanager
+async def running(*script: object, **settings: object) -> AsyncIterator[Running]:
+    decode, port = ScriptedDecode(list(script)), free_port()  # type: ignore[arg-type]
+    async with (
+        grpc_worker(decode) as decode_address,
+        grpc_worker() as prefill_address,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
+    ):
+        workers = {"decode_workers": decode_address, "prefill_workers": prefill_address}
+        process = start(DEFAULT_MODEL, port, workers | settings)
+        try:
+            while not await asyncio.to_thread(_answers, f"http://127.0.0.1:{port}/ready"):
+                assert process.poll() is None
+                await asyncio.sleep(0.1)
+            yield Running(process, http, decode)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+async def test_it_finishes_what_runs_and_refuses_what_is_new() -> None:
+    let_go, (first, last) = asyncio.Event(), events([5, 6])
+    async with running(first, let_go, last) as gateway:
+        answer = asyncio.create_task(gateway.complete())
+        await until(gateway.is_busy)
+        gateway.process.send_signal(signal.SIGTERM)
+        await until(gateway.is_draining)
+        refused = await gateway.complete()
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.headers["connection"] == "close"
+        let_go.set()
+        assert (await answer).text.endswith("data: [DONE]\n\n")
+        assert await gateway.exit_code() == 0
+
+
+@pytest.mark.parametrize("patience", ["grace time", "second signal"])
+async def test_what_is_broken_off_is_told(patience: str) -> None:
+    """A request that has no token yet may be sent elsewhere; a stream ends with an error."""
+    (first, _), grace_seconds = events([5, 6]), 0.2 if patience == "grace time" else 600
+    async with running(first, asyncio.Event(), shutdown_grace_seconds=grace_seconds) as gateway:
+        stream = asyncio.create_task(gateway.complete())
+        await until(gateway.is_busy)
+        gateway.decode.script = [asyncio.Event()]
+        waiting = asyncio.create_task(gateway.complete())
+
+        async def both_run() -> bool:
+            return len(gateway.decode.requests) == 2
+
+        await until(both_run)
+        gateway.process.send_signal(signal.SIGTERM)
+        if patience == "second signal":
+            await until(gateway.is_draining)
+            gateway.process.send_signal(signal.SIGTERM)
+        *_, error, done, rest = (await stream).text.split("\n\n")
+        assert '"code":"service_unavailable"' in error
+        assert (done, rest) == ("data: [DONE]", "")
+        refused = await waiting
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert await gateway.exit_code() == 0
+        await asyncio.wait_for(gateway.decode.cancelled.wait(), 5)
+
+
+async def test_a_load_balancer_gets_the_time_that_is_set_to_see_it() -> None:
+    async with running(shutdown_delay_seconds=1) as gateway:
+        stopped = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        await until(gateway.is_draining)
+        assert await gateway.exit_code() == 0
+        assert time.monotonic() - stopped >= 1

@@ -51,10 +51,12 @@ def of(scheduler: PrefillScheduler, prompt: list[int]) -> SkeletonSpec:
     return SkeletonSpec.of(scheduler._engine.model.spec, prompt, FULL)
 
 
-async def drain(scheduler: PrefillScheduler, prompt: list[int], *, stop_after: int | None = None) -> int:
+async def drain(
+    scheduler: PrefillScheduler, prompt: list[int], *, stop_after: int | None = None, priority: int = 0
+) -> int:
     """Read a prompt's events, all or the first few; return how many."""
     count = 0
-    async with aclosing(scheduler.stream(prompt, of(scheduler, prompt))) as events:
+    async with aclosing(scheduler.stream(prompt, of(scheduler, prompt), priority)) as events:
         async for _ in events:
             count += 1
             if count == stop_after:
@@ -72,6 +74,15 @@ async def test_a_short_prompt_waits_for_one_step_of_a_long_one(engine: Recording
     # One step may be running, and one is due to the long prompt for every sixteen turns without it.
     assert between.count(len(LONG)) <= 4
     assert await long == 41
+
+
+async def test_an_urgent_prompt_goes_first_however_long(engine: Recording, scheduler: PrefillScheduler) -> None:
+    urgent = asyncio.create_task(drain(scheduler, LONG, priority=-1))
+    short = asyncio.create_task(drain(scheduler, SHORT, priority=0))
+    assert await urgent == 41
+    behind = len(engine.turns) - engine.turns[::-1].index(len(LONG))
+    assert engine.turns[:behind].count(len(SHORT)) <= 1 + behind // 16, "only what nobody is denied for ever"
+    assert await short == 41
 
 
 async def test_a_long_prompt_is_not_passed_over_for_ever(engine: Recording, scheduler: PrefillScheduler) -> None:
