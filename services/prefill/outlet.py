@@ -69,7 +69,7 @@ class StoreOutlet:
 
     async def _put_layer(self) -> list[prefill_pb2.PrefillEvent]:
         chunks, self._layer = self._layer, []
-        # Not broken off when the prompt is cancelled: the server might take the layer after all, behind our removing it.
+        # Not broken off when the prompt is cancelled: the server might take the layer after it was told to remove it.
         self._putting = asyncio.ensure_future(self._store.put_layer(self._skeleton, self._writer, chunks))
         try:
             reference = await asyncio.shield(self._putting)
