@@ -79,6 +79,9 @@ async def error_boundary(context: grpc.aio.ServicerContext[Any, Any], request_id
     except (asyncio.CancelledError, grpc.aio.AbortError):
         raise
     except Exception as error:
+        if context.done():  # writing to a caller who has left fails in a way that grpc has no public name for
+            logger.info("caller left", extra={"request_id": request_id, "error": type(error).__name__})
+            return
         logger.exception("request failed", extra={"request_id": request_id})
         await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__} in the worker; see its log")
 

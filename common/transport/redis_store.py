@@ -4,6 +4,7 @@ Every key has a time to live, from the command on that creates it. A store that 
 that requests go on inline at once instead of each waiting for it.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -66,8 +67,9 @@ class RedisStore:
     @classmethod
     def open(cls, url: str, *, ttl_seconds: float, max_bytes: int) -> Self:
         """Return a store at a `redis://` or `rediss://` URL. It connects when it is first used."""
+        # redis-py's own time limit for commands may swallow a cancellation before Python 3.12, so there is ours.
         client = Redis.from_url(
-            url, socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=_COMMAND_SECONDS, decode_responses=False
+            url, socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=None, decode_responses=False
         )
         return cls(client, ttl_seconds=ttl_seconds, max_bytes=max_bytes)
 
@@ -151,7 +153,8 @@ class RedisStore:
     @asynccontextmanager
     async def _guarded(self) -> AsyncIterator[None]:
         try:
-            yield
+            async with asyncio.timeout(_COMMAND_SECONDS):
+                yield
         except (RedisError, OSError, TimeoutError) as error:
             if not self._rests_until:
                 logger.warning("the store fails, skeletons cross inline", extra={"error": _describe(error)})

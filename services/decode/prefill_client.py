@@ -27,7 +27,10 @@ class PrefillClient:
         call = self._stub(target).Prefill(request, timeout=timeout_seconds)
         try:
             while True:
-                event = await asyncio.wait_for(call.read(), self._stall_seconds)
+                async with asyncio.timeout(
+                    self._stall_seconds
+                ):  # wait_for may swallow a cancellation before Python 3.12
+                    event = await call.read()
                 if event is grpc.aio.EOF:
                     return
                 assert isinstance(event, prefill_pb2.PrefillEvent)

@@ -149,6 +149,9 @@ async def test_a_prompt_that_is_cancelled_leaves_nothing(
     await reached.wait()
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
+    async with asyncio.timeout(10):  # the news has two calls to go
+        while not all(job.cancelled for job in workers.prefill._jobs):
+            await asyncio.sleep(0.01)
     go_on.set()
     await workers.until_idle()
     await until_no_layers(client)
