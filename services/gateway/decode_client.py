@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from common.errors import (
     from_rpc,
 )
 from common.pb import decode_pb2, decode_pb2_grpc
-from services.gateway.routing import Worker, WorkerPool
+from services.gateway.routing import NoWorkerError, Worker, WorkerPool
 
 _MAX_FAILURES = 5
 """Workers that may fail one after the other without a single token: a request that kills its workers stops here."""
@@ -68,7 +69,7 @@ class DecodeClient:
         """
         stream = _DecodeStream(self._decode, self._prefill, request, deadline)
         try:
-            return DecodeCall(stream, await stream.start(min(deadline, time.monotonic() + self._worker_wait_seconds)))
+            return DecodeCall(stream, await stream.start(self._worker_wait_seconds))
         except BaseException:
             stream.close()
             raise
@@ -89,13 +90,9 @@ class _DecodeStream:
         self._call: grpc.aio.UnaryStreamCall[decode_pb2.GenerateRequest, decode_pb2.GenerateEvent] | None = None
         self._resources = ExitStack()
 
-    async def start(self, wait_until: float) -> decode_pb2.GenerateEvent:
-        """Return the first event. That all are full is an answer; for one to serve there is a wait."""
-        while True:
-            try:
-                return await self._ask_all()
-            except UnavailableError as error:
-                await self._pause(error, wait_until)
+    async def start(self, worker_wait_seconds: float) -> decode_pb2.GenerateEvent:
+        """Return the first event. That all are full is an answer; for one to serve at all there is a wait."""
+        return await self._ask_until_answered(worker_wait_seconds, waits_for_room=False)
 
     async def read(self) -> decode_pb2.GenerateEvent:
         """Return the next event, if need be from another worker: who has half an answer rather waits for the rest."""
@@ -105,20 +102,42 @@ class _DecodeStream:
             raise
         except StructKVError as error:
             self._let_go(error, "answer")
+        return await self._ask_until_answered(math.inf, waits_for_room=True)
+
+    async def _ask_until_answered(
+        self, worker_wait_seconds: float, *, waits_for_room: bool
+    ) -> decode_pb2.GenerateEvent:
+        """Ask all workers again and again; raise what there is to say when that no longer helps."""
+        nobody_since = math.inf
         while True:
             try:
                 return await self._ask_all()
-            except (UnavailableError, OverloadedError) as error:
-                await self._pause(error, self._deadline)
+            except NoWorkerError:
+                nobody_since = min(nobody_since, time.monotonic())
+                if time.monotonic() - nobody_since >= worker_wait_seconds:
+                    raise
+            except UnavailableError as error:
+                nobody_since = math.inf
+                await self._look_around(error)
+            except OverloadedError:
+                if not waits_for_room:
+                    raise
+            await asyncio.sleep(_PAUSE_SECONDS)
+            self._seconds_left()
 
-    async def _pause(self, error: StructKVError, until: float) -> None:
-        """Wait a moment before all are asked again; raise the error if there is no time, or too much has failed."""
-        if self._failures >= _MAX_FAILURES or time.monotonic() >= until:
-            raise error
+    async def _look_around(self, error: UnavailableError) -> None:
+        """Find out who serves before all are asked again; raise the error if too much has failed."""
         if isinstance(error, PrefillFailedError):  # decode knows more of prefill than the last health check
             self._failures += 1
             await self._prefill.check_all()
-        await asyncio.sleep(_PAUSE_SECONDS)
+        if self._failures >= _MAX_FAILURES:
+            raise error
+
+    def _seconds_left(self) -> float:
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:
+            raise DeadlineError("the request's time is over")
+        return seconds
 
     def close(self) -> None:
         """End the call that is running."""
@@ -143,10 +162,7 @@ class _DecodeStream:
         raise failure
 
     async def _ask(self, worker: Worker, prefill: Worker) -> decode_pb2.GenerateEvent:
-        timeout_seconds = self._deadline - time.monotonic()
-        if timeout_seconds <= 0:
-            raise DeadlineError("the request's time is over")
-        request = self._request
+        request, timeout_seconds = self._request, self._seconds_left()
         prompt_tokens = len(request.prompt_token_ids)
         self._worker = worker
         self._resources.enter_context(self._decode.lease(worker, prompt_tokens + request.sampling.max_tokens))

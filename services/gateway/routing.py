@@ -18,6 +18,10 @@ from services.gateway.discovery import Discovery, Resolver, SystemResolver
 logger = logging.getLogger(__name__)
 
 
+class NoWorkerError(UnavailableError):
+    """No worker of a kind is serving."""
+
+
 class Worker:
     """One worker as the gateway sees it.
 
@@ -105,13 +109,13 @@ class WorkerPool:
         """Return the healthy workers, least busy first.
 
         If none is known, names are resolved and all are asked once more, so that one which just came up is not
-        refused. Raises UnavailableError if that finds none either.
+        refused. Raises NoWorkerError if that finds none either.
         """
         if not self.any_healthy:
             await self.check_all()
         healthy = [worker for worker in self._workers.values() if worker.healthy]
         if not healthy:
-            raise UnavailableError(f"no {self.kind} worker is serving ({self._entries})")
+            raise NoWorkerError(f"no {self.kind} worker is serving ({self._entries})")
         return sorted(healthy, key=lambda worker: (worker.in_flight_tokens, worker.last_chosen))
 
     @contextmanager

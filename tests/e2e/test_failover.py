@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.chaos.load import Request, ask
 from tests.chaos.run import Plan, run
@@ -13,7 +14,7 @@ from tests.cluster import Cluster
 LONG = "The harbour of the town was quiet that morning. " * 80 + "Then the first ship"
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     async with Cluster(tmp_path_factory.mktemp("cluster"), decode_flags=("--kv-memory-gib", "0.5")) as cluster:
         yield cluster
