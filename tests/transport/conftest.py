@@ -1,6 +1,7 @@
 """A real server for the store, and stores on it."""
 
 import asyncio
+import os
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -31,9 +32,14 @@ class StoreServer:
 
     def start(self) -> None:
         command = [*embedded_store.command(self.port, 256), *self._options]
+        command[0] = os.environ.get("STORE_SERVER", command[0])  # such as redis-server
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not self._listens():
             assert self._process.poll() is None, "the server ended"
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
 
     def kill(self) -> None:
         if self._process is not None:
@@ -60,8 +66,7 @@ def _server() -> Iterator[StoreServer]:
 @pytest.fixture
 def server(_server: StoreServer) -> StoreServer:
     """Return a running, empty server; a test may kill it and start it again."""
-    _server.kill() if _server._process is not None and _server._process.poll() is not None else None
-    if _server._process is None:
+    if not _server.is_running:
         _server.start()
     with BlockingRedis(port=_server.port) as client:
         client.flushall()
