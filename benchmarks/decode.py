@@ -17,6 +17,7 @@ from benchmarks.measure import in_turns, random_tokens
 from benchmarks.peer import PeerError, VllmPeer
 from benchmarks.prefill import VLLM_DTYPES
 from benchmarks.processes import Processes
+from benchmarks.profile import step_parts
 from benchmarks.record import Parameters, Record, Row, head
 from benchmarks.reference import ReferenceDecode, ReferencePrefill, load_reference
 from common.model.decoder import DecoderModel
@@ -92,6 +93,9 @@ def _batches(
     }
     reference = load_reference(model, model_dtype(prefill.model))
     vocab_size = prefill.model.spec.vocab_size
+    ours["structkv"].start(1)
+    for part, seconds in step_parts(ours["structkv"].step, _STEPS).items():
+        yield Row("step", {"method": "structkv", "batch": 1, "length": load.length, "part": part}, [seconds], "s")
     in_vllm = 0
     for batch in load.batches:
         methods: dict[str, Steps] = {}

@@ -102,3 +102,18 @@ def wait_for(condition: Callable[[], bool], timeout_seconds: float = 60) -> None
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_store_of_its_own_keeps_skeletons(tmp_path: Path) -> None:
+    up = start(tmp_path / "output", "--transport", "redis")
+    try:
+        up.wait_until_ready()
+        prompt = "The lighthouse stood on the northern cliff. " * 60 + "The lighthouse stood on"
+        first, again = (
+            up.client.completions.create(model=MODEL, prompt=prompt, max_tokens=8, temperature=0) for _ in range(2)
+        )
+        assert again.choices[0].text == first.choices[0].text
+        assert first.usage.prompt_tokens_details.cached_tokens == 0
+        assert again.usage.prompt_tokens_details.cached_tokens == again.usage.prompt_tokens
+    finally:
+        assert up.stop() == 0
