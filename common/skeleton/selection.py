@@ -42,6 +42,8 @@ RANKINGS = ("centrality", "saliency")
 GRANULARITIES = ("head", "layer")
 PIVOTS = ("calibrated", "online")
 CODECS = ("raw", "int8", "int4")
+MAX_POOL_TOKENS = 1024
+"""Pooling takes as many steps for every token as it is wide; methods use 5 to 15."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Selection:
             self._require(0.0 < getattr(self, name) <= 1.0, name, "must be above 0 and at most 1")
         for name in ("window_tokens", "pool_tokens"):
             self._require(getattr(self, name) >= 1, name, "must be at least 1")
+        self._require(self.pool_tokens <= MAX_POOL_TOKENS, "pool_tokens", f"must be at most {MAX_POOL_TOKENS}")
         for name in ("kv_tokens", "sink_tokens", "floor_tokens", "block_tokens", "pivot_layer"):
             self._require(getattr(self, name) >= 0, name, "must not be negative")
         self._require(self.variant == "default" or self.method == "structkv", "variant", "is structkv's alone")

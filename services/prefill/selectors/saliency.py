@@ -12,7 +12,7 @@ def window_saliency(window_query: Tensor, key: Tensor, scaling: float) -> Tensor
     """Return the last w queries' saliency by KV group: `S_j = 1/w * sum_{t in last w} sum_{h in H_g} a_{t,j}^(l,h)`.
 
     StructKV's formula sums over g too, which is left to the caller, who may want one set per group. The product
-    is grouped: keys are never repeated per query head, and only one group's [H/G * w, N] scores exist at a time.
+    is grouped: keys are never repeated per query head, and only [H/G * 128, N] scores exist at a time.
 
     Args:
         window_query: rotated queries of the last w tokens, [H, w, d]; heads of a group are adjacent.
@@ -22,8 +22,10 @@ def window_saliency(window_query: Tensor, key: Tensor, scaling: float) -> Tensor
     Returns:
         [G, N], float32. Each row sums to H/G.
     """
-    sums = [attention.sum(dim=(0, 1, 2)) for attention in _by_group(window_query, key, scaling)]
-    return torch.stack(sums).div_(window_query.shape[1])
+    total = _zeros(key)
+    for group, seen, attention in _in_parts(window_query, key, scaling):
+        total[group, :seen] += attention.sum(dim=(0, 1, 2))
+    return total.div_(window_query.shape[1])
 
 
 def peak_saliency(window_query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -32,7 +34,10 @@ def peak_saliency(window_query: Tensor, key: Tensor, scaling: float) -> Tensor:
     A retrieving head looks at the one span that answers a query, for that query only: a peak. In a sum it drowns
     in what all heads and queries pay to delimiters and neighbours. Arguments and shape as of `window_saliency`.
     """
-    return torch.stack([attention.amax(dim=(0, 1, 2)) for attention in _by_group(window_query, key, scaling)])
+    peak = _zeros(key)
+    for group, seen, attention in _in_parts(window_query, key, scaling):
+        peak[group, :seen] = torch.maximum(peak[group, :seen], attention.amax(dim=(0, 1, 2)))
+    return peak
 
 
 def attention_received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -40,17 +45,27 @@ def attention_received(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 
     Blocks of queries are taken in turn, so that memory stays linear in N.
     """
-    total = torch.zeros(key.shape[:2], dtype=torch.float32, device=key.device)
+    total = _zeros(key)
     for start in range(0, query.shape[1], _BLOCK_QUERIES):
         end = min(start + _BLOCK_QUERIES, query.shape[1])
         total[:, :end] += _causal_attention(query[:, start:end], key[:, :end], scaling).sum(dim=(1, 2))
     return total
 
 
-def _by_group(query: Tensor, key: Tensor, scaling: float) -> Iterator[Tensor]:
-    """Yield each KV group's causal attention in turn: [1, H/G, T, N], float32."""
-    for group_query, group_key in zip(query.chunk(key.shape[0]), key.split(1), strict=True):
-        yield _causal_attention(group_query, group_key, scaling)
+def _in_parts(query: Tensor, key: Tensor, scaling: float) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield each KV group's causal attention, some queries at a time: the group, the keys that these queries see at
+    most, and [1, H/G, queries, keys], float32.
+    """
+    num_queries, num_tokens = query.shape[1], key.shape[1]
+    for group, (group_query, group_key) in enumerate(zip(query.chunk(key.shape[0]), key.split(1), strict=True)):
+        for start in range(0, num_queries, _BLOCK_QUERIES):
+            end = min(start + _BLOCK_QUERIES, num_queries)
+            seen = num_tokens - num_queries + end
+            yield group, seen, _causal_attention(group_query[:, start:end], group_key[:, :seen], scaling)
+
+
+def _zeros(key: Tensor) -> Tensor:
+    return torch.zeros(key.shape[:2], dtype=torch.float32, device=key.device)
 
 
 def _causal_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
