@@ -19,7 +19,7 @@ from common.skeleton.selection import Selection
 from common.skeleton.spec import SkeletonSpec
 from common.skeleton.wire import SkeletonReader
 from common.transport.redis_store import RedisStore
-from services.prefill.outlet import StoreOutlet
+from services.prefill.outlet import Outlet
 
 _BLOCK_BYTES = 1 << 20
 STORE_BYTES = 256 * 1024 * 1024
@@ -85,11 +85,8 @@ class _Sender(prefill_pb2_grpc.PrefillServicer):
         context: "grpc.aio.ServicerContext[prefill_pb2.PrefillRequest, prefill_pb2.PrefillEvent]",
     ) -> None:
         """Send the skeleton, whatever is asked, on the way that is asked for."""
-        if not request.store:
-            for event in self._skeleton.events():
-                await context.write(event)
-            return
-        async with StoreOutlet(self._store, self._skeleton.described, "benchmark") as outlet:
+        store = self._store if request.store else None
+        async with Outlet(self._skeleton.described, "benchmark", store) as outlet:
             for event in self._skeleton.events():
                 async for message in outlet.pass_on(event):
                     await context.write(message)

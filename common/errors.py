@@ -9,6 +9,7 @@
     ├── OverloadedError          no room now; later there may be
     ├── StoreError               the shared store fails, is full, or has lost what it was given
     ├── UnavailableError         no worker answers
+    │   ├── NoWorkerError        and none of a kind is known to serve
     │   └── PrefillFailedError   a decode worker got the skeleton from none of the prefill workers
     └── DeadlineError            the request's time is over
 
@@ -85,6 +86,10 @@ class UnavailableError(StructKVError):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+class NoWorkerError(UnavailableError):
+    """No worker of a kind is serving."""
+
+
 class PrefillFailedError(UnavailableError):
     """No prefill worker that the request names delivered its skeleton; the decode worker itself is well."""
 
@@ -112,13 +117,12 @@ _BY_CODE: dict[grpc.StatusCode, type[StructKVError]] = {
     )
 }
 # Whoever cancels a call reads no status from it. One that does was cancelled by its peer, which is going down.
-_BY_CODE[grpc.StatusCode.CANCELLED] = UnavailableError
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> StructKVError:
-    """Turn a peer's status back into the error it was raised as; an unknown code is StructKVError.
+    """Turn a peer's status back into the error it was raised as; a code of no error's is StructKVError.
 
-    A call that its own side did not cancel was cut off by the peer, which is going down.
+    CANCELLED, where our own side did not cancel, and UNKNOWN are what grpc says of a peer that is going down.
     """
     if error.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}:
         return UnavailableError("the peer stopped")

@@ -5,7 +5,7 @@ Read from `STRUCTKV_*` variables and flags, checked once at start: a bad value s
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common.network import is_loopback
@@ -16,6 +16,17 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 Port = Annotated[int, Field(ge=0, le=65535)]
 Addresses = Annotated[tuple[str, ...], NoDecode]
 """`host:port` entries, separated by commas in a variable or flag."""
+
+
+def _check_redis_url(url: SecretStr | None) -> SecretStr | None:
+    from redis.connection import parse_url  # noqa: PLC0415  the gateway has these settings too, and no need of it
+
+    if url is not None:
+        try:
+            parse_url(url.get_secret_value())  # type: ignore[no-untyped-call]
+        except ValueError:  # whose words would repeat the password
+            raise ValueError("must be redis://host:port, or rediss:// for TLS") from None
+    return url
 
 
 class EnvironmentSettings(BaseSettings):
@@ -78,12 +89,12 @@ class WorkerSettings(ServiceSettings):
     transport: Literal["inline", "redis"] = Field(
         "inline", description="how skeletons cross: in the call itself, or through a store that all workers reach"
     )
-    redis_url: SecretStr | None = Field(
+    redis_url: Annotated[SecretStr | None, AfterValidator(_check_redis_url)] = Field(
         None,
         validation_alias="redis_url",
         description="redis:// or rediss:// (TLS) URL of the store, Redis 7 or Valkey; as a variable it is REDIS_URL",
     )
-    store_ttl_seconds: float = Field(600.0, gt=0, description="how long a skeleton stays in the store")
+    store_ttl_seconds: float = Field(600.0, ge=1, description="how long a skeleton stays in the store")
     store_memory_mib: int = Field(1024, ge=1, description="most that all skeletons in the store have together")
     metrics_port: Port | None = Field(None, description="port of Prometheus metrics at /metrics; none if unset")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 _FIRST_BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 10.0
 _STEADY_SECONDS = 30.0
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 40.0
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 
@@ -49,7 +49,8 @@ class Supervisor:
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
-        await asyncio.gather(*(_stop(process) for process in self._processes.values()))
+        for process in reversed(self._processes.values()):  # whoever asks goes before whoever answers
+            await _stop(process)
 
     async def start(self, service: Service) -> None:
         """Start a service and wait until it is ready, then keep it running.
@@ -92,7 +93,8 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
         except TimeoutError:
             process.kill()
             await process.wait()

@@ -15,6 +15,7 @@ from common.errors import ModelLoadError
 from common.model.source import resolve, served_name
 from common.network import address
 from common.rpc import is_serving, open_channel
+from common.settings import WorkerSettings
 from common.tls import Tls
 from services.supervisor import Service, StartError, Supervisor
 
@@ -121,7 +122,10 @@ def _store(port: int) -> Service:
     async def is_ready() -> bool:
         return await asyncio.to_thread(_listens, port)
 
-    return Service("store", [_STRUCTKV, "store", "--port", str(port)], is_ready)
+    # Somewhat above what the workers allow themselves, which they reckon without the server's own needs.
+    memory_mib = WorkerSettings(transport="inline").store_memory_mib * 3 // 2  # type: ignore[call-arg]
+    command = [_STRUCTKV, "store", "--port", str(port), "--memory-mib", str(memory_mib)]
+    return Service("store", command, is_ready)
 
 
 def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:

@@ -116,7 +116,10 @@ class SkeletonReader:
             self.skeleton = replace(self.skeleton, codec=codec)
         expected = header(self.skeleton)
         if message != expected:
-            raise SkeletonError(f"skeleton header does not fit: got {message!r}, expected {expected!r}")
+            names = [
+                f.name for f in expected.DESCRIPTOR.fields if getattr(message, f.name) != getattr(expected, f.name)
+            ]
+            raise SkeletonError(f"skeleton header does not fit: {', '.join(names) or 'unknown fields'}")
         self._opened = True
 
     def read_chunk(self, message: skeleton_pb2.LayerChunk) -> Chunk:

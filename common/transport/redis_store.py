@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from common.errors import StoreError
@@ -26,10 +28,9 @@ _REST_SECONDS = 2.0
 """How long a store that failed is not asked again; then one request tries it."""
 _INDEX = f"{stored.PREFIX}reserved"
 
-# The members of the index are `writer's prefix of layer keys|layers|bytes`, scored by when they must have expired: a
-# skeleton's time to live begins when it is complete, so that is up to twice as long from here. Making room takes the
-# oldest first, so an entry that outlives its keys costs nothing. A manifest whose layers are gone costs its reader a
-# prefill, no more.
+# The members of the index are `writer's prefix of layer keys|layers|bytes`, scored by when all their keys must have
+# expired: a skeleton's time to live begins anew when it is complete. Making room takes the oldest first; whoever is
+# still writing such a one learns it with the next layer, which is not taken any more.
 _RESERVE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -47,7 +48,24 @@ while used > most do
   used = used - size
 end
 redis.call('ZADD', KEYS[1], now + 2 * ttl, member)
-redis.call('PEXPIRE', KEYS[1], 2 * ttl)
+if redis.call('PTTL', KEYS[1]) < 2 * ttl then redis.call('PEXPIRE', KEYS[1], 2 * ttl) end
+return 1
+"""
+_PUT = """
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+# KEYS are the index, the manifest and the layers.
+_PUBLISH = """
+local ttl = tonumber(ARGV[3])
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+for layer = 3, #KEYS do
+  if redis.call('PEXPIRE', KEYS[layer], ttl) == 0 then return 0 end
+end
+local time = redis.call('TIME')
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ttl)
+redis.call('ZADD', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000) + ttl, ARGV[1])
 return 1
 """
 
@@ -67,9 +85,14 @@ class RedisStore:
     @classmethod
     def open(cls, url: str, *, ttl_seconds: float, max_bytes: int) -> Self:
         """Return a store at a `redis://` or `rediss://` URL. It connects when it is first used."""
-        # redis-py's own time limit for commands may swallow a cancellation before Python 3.12, so there is ours.
+        # redis-py's own time limit for commands may swallow a cancellation before Python 3.12, so there is ours. One
+        # more try is for connections that a server's restart has left behind in the pool.
         client = Redis.from_url(
-            url, socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=None, decode_responses=False
+            url,
+            socket_connect_timeout=_CONNECT_SECONDS,
+            socket_timeout=None,
+            retry=Retry(NoBackoff(), 1),
+            decode_responses=False,
         )
         return cls(client, ttl_seconds=ttl_seconds, max_bytes=max_bytes)
 
@@ -94,14 +117,16 @@ class RedisStore:
         return bool(reply)
 
     async def put_layer(
-        self, skeleton: SkeletonSpec, writer: str, chunks: Sequence[skeleton_pb2.LayerChunk]
+        self, skeleton: SkeletonSpec, writer: str, num_bytes: int, chunks: Sequence[skeleton_pb2.LayerChunk]
     ) -> skeleton_pb2.LayerReference:
-        """Store one layer; return the reference to it."""
+        """Store one layer of a skeleton for which `num_bytes` were reserved; return the reference to it."""
         data = skeleton_pb2.Layer(chunks=chunks).SerializeToString()
-        layer = chunks[0].layer
+        layer, member = chunks[0].layer, self._member(skeleton, writer, num_bytes)
         key = stored.layer_key(skeleton, writer, layer)
         async with self._guarded():
-            await self._client.set(key, data, px=self._ttl_ms)
+            taken = await self._client.eval(_PUT, 2, _INDEX, key, member, data, self._ttl_ms)
+        if not taken:
+            raise StoreError("the skeleton had to make way before it was complete")
         return skeleton_pb2.LayerReference(layer=layer, key=key, num_bytes=len(data))
 
     async def get_layer(self, reference: skeleton_pb2.LayerReference) -> skeleton_pb2.Layer:
@@ -111,15 +136,17 @@ class RedisStore:
             raise StoreError(f"the store lost {reference.key}")
         return stored.parse(skeleton_pb2.Layer, data)
 
-    async def publish(self, skeleton: SkeletonSpec, complete: skeleton_pb2.StoredSkeleton) -> None:
+    async def publish(
+        self, skeleton: SkeletonSpec, writer: str, num_bytes: int, complete: skeleton_pb2.StoredSkeleton
+    ) -> None:
         """Make a skeleton findable. All its keys expire together, one time to live from now."""
-        async with self._guarded(), self._client.pipeline(transaction=True) as pipeline:
-            for reference in complete.layers:
-                pipeline.pexpire(reference.key, self._ttl_ms)
-            pipeline.set(stored.manifest_key(skeleton), complete.SerializeToString(), px=self._ttl_ms)
-            replies = await pipeline.execute()
-        if not all(replies):
-            await self.forget(skeleton)
+        keys = [_INDEX, stored.manifest_key(skeleton), *(reference.key for reference in complete.layers)]
+        member = self._member(skeleton, writer, num_bytes)
+        async with self._guarded():
+            published = await self._client.eval(
+                _PUBLISH, len(keys), *keys, member, complete.SerializeToString(), self._ttl_ms
+            )
+        if not published:
             raise StoreError("the store lost layers before the skeleton was complete")
 
     async def find(self, skeleton: SkeletonSpec) -> skeleton_pb2.StoredSkeleton | None:
@@ -141,7 +168,7 @@ class RedisStore:
             await pipeline.execute()
 
     def _member(self, skeleton: SkeletonSpec, writer: str, num_bytes: int) -> str:
-        return f"{stored.layer_key(skeleton, writer, 0)[:-1]}|{skeleton.model.num_layers}|{num_bytes}"
+        return f"{stored.writer_prefix(skeleton, writer)}|{skeleton.model.num_layers}|{num_bytes}"
 
     async def _get(self, key: str, most: int) -> bytes | None:
         """Return a value, but never more than one byte above `most`; None if there is no such key."""
@@ -166,8 +193,8 @@ class RedisStore:
 
 
 def _describe(error: Exception) -> str:
-    """Name an error without what it quotes: a server's words may repeat what was sent."""
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    """Name an error by its kind and the server's first word, such as OOM; the rest may repeat what was sent."""
+    return f"{type(error).__name__} {str(error).partition(' ')[0][:40]}"
 
 
 @asynccontextmanager

@@ -30,7 +30,12 @@ def manifest_key(skeleton: SkeletonSpec) -> str:
 
 def layer_key(skeleton: SkeletonSpec, writer: str, layer: int) -> str:
     """Return where a writer puts a layer. Two writers of one skeleton do not mix: their hardware may differ."""
-    return f"{_layer_prefix(skeleton)}{writer}:{layer}"
+    return f"{writer_prefix(skeleton, writer)}{layer}"
+
+
+def writer_prefix(skeleton: SkeletonSpec, writer: str) -> str:
+    """Return what the keys of all layers of a writer begin with."""
+    return f"{_layer_prefix(skeleton)}{writer}:"
 
 
 def _layer_prefix(skeleton: SkeletonSpec) -> str:

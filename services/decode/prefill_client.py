@@ -1,7 +1,9 @@
 """Asks prefill workers for a prompt's skeleton, and notices when one has died or stalls."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 
@@ -9,6 +11,16 @@ from common.errors import UnavailableError, from_rpc
 from common.pb import prefill_pb2, prefill_pb2_grpc
 from common.rpc import open_channel
 from common.tls import Tls
+
+_MAX_CHANNELS = 64
+
+
+@dataclass(slots=True)
+class _Used:
+    """A channel and how many calls use it."""
+
+    channel: grpc.aio.Channel
+    num_users: int = 0
 
 
 class PrefillClient:
@@ -18,36 +30,44 @@ class PrefillClient:
         """A worker that says nothing for `stall_seconds` has stalled: one that merely has much to do says so."""
         self._stall_seconds = stall_seconds
         self._tls = tls
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[str, _Used] = {}
 
     async def events(
         self, target: str, request: prefill_pb2.PrefillRequest, timeout_seconds: float | None
     ) -> AsyncGenerator[prefill_pb2.PrefillEvent, None]:
         """Yield a worker's messages. Closing the iterator cancels the prompt. Raises the worker's error."""
-        call = self._stub(target).Prefill(request, timeout=timeout_seconds)
-        try:
-            while True:
-                async with asyncio.timeout(
-                    self._stall_seconds
-                ):  # wait_for may swallow a cancellation before Python 3.12
-                    event = await call.read()
-                if event is grpc.aio.EOF:
-                    return
-                assert isinstance(event, prefill_pb2.PrefillEvent)
-                yield event
-        except TimeoutError:
-            raise UnavailableError(f"{target} said nothing for {self._stall_seconds:g} s") from None
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from error
-        finally:
-            call.cancel()
+        async with self._channel(target) as channel:
+            call = prefill_pb2_grpc.PrefillStub(channel).Prefill(request, timeout=timeout_seconds)
+            try:
+                while True:
+                    async with asyncio.timeout(self._stall_seconds):  # wait_for may swallow a cancellation
+                        event = await call.read()
+                    if event is grpc.aio.EOF:
+                        return
+                    assert isinstance(event, prefill_pb2.PrefillEvent)
+                    yield event
+            except TimeoutError:
+                raise UnavailableError(f"{target} said nothing for {self._stall_seconds:g} s") from None
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc(error) from error
+            finally:
+                call.cancel()
 
     async def close(self) -> None:
         """Close all channels."""
-        for channel in self._channels.values():
-            await channel.close()
+        for used in self._channels.values():
+            await used.channel.close()
 
-    def _stub(self, target: str) -> "prefill_pb2_grpc.PrefillAsyncStub":
-        if target not in self._channels:
-            self._channels[target] = open_channel(target, self._tls)
-        return prefill_pb2_grpc.PrefillStub(self._channels[target])
+    @asynccontextmanager
+    async def _channel(self, target: str) -> AsyncIterator[grpc.aio.Channel]:
+        """Use a worker's channel. Workers come and go: of too many channels, those unused longest are closed."""
+        used = self._channels.pop(target, None) or _Used(open_channel(target, self._tls))
+        self._channels[target] = used  # the dictionary's order is that of their last use
+        used.num_users += 1
+        try:
+            yield used.channel
+        finally:
+            used.num_users -= 1
+            idle = [name for name, other in self._channels.items() if not other.num_users]
+            for name in idle[: max(0, len(self._channels) - _MAX_CHANNELS)]:
+                await self._channels.pop(name).channel.close()

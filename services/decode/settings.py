@@ -23,6 +23,8 @@ class DecodeSettings(WorkerSettings):
         1_000_000, ge=1, description="prompt tokens of requests waiting for KV memory; more are refused"
     )
     stall_seconds: float = Field(
-        10.0, gt=0, description="a prefill worker that says nothing for so long has stalled, and the next one is asked"
+        10.0,
+        ge=7,  # it speaks once a second, and may wait five for a store that hangs
+        description="a prefill worker that says nothing for so long has stalled, and the next one is asked",
     )
     grace_seconds: float = Field(30.0, ge=0, description="time for running answers to end after SIGTERM")

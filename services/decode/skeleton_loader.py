@@ -68,22 +68,26 @@ class SkeletonLoader:
         or PrefillFailedError when none is left, and at once what any worker would say: InvalidRequestError and
         DeadlineError.
         """
-        store = self._store if self._store is not None and self._store.admits() else None
+        store = self._usable_store()
         if store is not None and (found := await self._from_store(store, order)) is not None:
             return found
         failure: StructKVError = PrefillFailedError("the request names no prefill worker")
         for target in order.request.prefill_targets:
             try:
-                return await self._from_worker(target, order, store)
+                return await self._from_worker(target, order, self._usable_store())
             except (InvalidRequestError, DeadlineError):
                 raise
             except StructKVError as error:
-                failure = error
+                if not isinstance(failure, OverloadedError):  # that there is no room now is the better answer
+                    failure = error
                 metrics.PREFILL_FAILOVERS.labels(error.code.name.lower()).inc()
                 self._log("prefill worker failed", order, error, target=target)
         if isinstance(failure, OverloadedError):
             raise failure
         raise PrefillFailedError(f"no prefill worker delivered the skeleton; the last one: {failure}") from failure
+
+    def _usable_store(self) -> RedisStore | None:
+        return self._store if self._store is not None and self._store.admits() else None
 
     async def _from_store(self, store: RedisStore, order: Order) -> Skeleton | None:
         """Return a skeleton that an earlier prefill left, if there is a sound one."""
@@ -92,7 +96,7 @@ class SkeletonLoader:
             complete = await store.find(order.skeleton)
             if complete is None:
                 return None
-            await load.take_stored(complete)
+            found = await load.take_stored(complete)
         except SkeletonError as error:
             self._fall_back("damaged", order, error)
             await self._forget(store, order)
@@ -101,7 +105,7 @@ class SkeletonLoader:
             self._fall_back("failed", order, error)
             return None
         metrics.SKELETONS_REUSED.inc()
-        return load.finish(complete.result, reused=True)
+        return found
 
     async def _forget(self, store: RedisStore, order: Order) -> None:
         try:
@@ -167,12 +171,13 @@ class _Load:
             except SkeletonError as error:  # the worker may well have sent it soundly
                 raise StoreError(f"what the store gave back is damaged: {error}") from error
 
-    async def take_stored(self, complete: skeleton_pb2.StoredSkeleton) -> None:
-        """Take all layers of a stored skeleton."""
+    async def take_stored(self, complete: skeleton_pb2.StoredSkeleton) -> Skeleton:
+        """Take a stored skeleton with all its layers."""
         self._reader.read_header(complete.header)
         stored.check_manifest(complete, self._reader.skeleton, self._bounds)
         for reference in complete.layers:
             await self._take_layer(reference)
+        return self.finish(complete.result, reused=True)
 
     def finish(self, result: skeleton_pb2.PrefillResult, *, reused: bool) -> Skeleton:
         """Take the closing message; return the skeleton.

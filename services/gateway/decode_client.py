@@ -4,9 +4,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import ExitStack
-from typing import cast
+from typing import TypeVar, cast
 
 import grpc
 
@@ -14,6 +14,7 @@ from common import metrics
 from common.errors import (
     DeadlineError,
     InvalidRequestError,
+    NoWorkerError,
     OverloadedError,
     PrefillFailedError,
     StructKVError,
@@ -21,12 +22,13 @@ from common.errors import (
     from_rpc,
 )
 from common.pb import decode_pb2, decode_pb2_grpc
-from services.gateway.routing import NoWorkerError, Worker, WorkerPool
+from services.gateway.routing import Worker, WorkerPool
 
 _MAX_FAILURES = 5
 """Workers that may fail one after the other without a single token: a request that kills its workers stops here."""
 _PAUSE_SECONDS = 0.2
 
+ResultT = TypeVar("ResultT")
 logger = logging.getLogger(__name__)
 
 
@@ -87,6 +89,7 @@ class _DecodeStream:
         self._deadline = deadline
         self._failures = 0
         self._worker: Worker | None = None
+        self._reached = False
         self._call: grpc.aio.UnaryStreamCall[decode_pb2.GenerateRequest, decode_pb2.GenerateEvent] | None = None
         self._resources = ExitStack()
 
@@ -119,19 +122,27 @@ class _DecodeStream:
             except UnavailableError as error:
                 nobody_since = math.inf
                 await self._look_around(error)
-            except OverloadedError:
+            except OverloadedError as error:
                 if not waits_for_room:
                     raise
-            await asyncio.sleep(_PAUSE_SECONDS)
-            self._seconds_left()
+                await asyncio.sleep(min(error.retry_after_seconds or 0, self._seconds_left()))
+            await asyncio.sleep(min(_PAUSE_SECONDS, self._seconds_left()))
 
     async def _look_around(self, error: UnavailableError) -> None:
         """Find out who serves before all are asked again; raise the error if too much has failed."""
         if isinstance(error, PrefillFailedError):  # decode knows more of prefill than the last health check
             self._failures += 1
-            await self._prefill.check_all()
+            await self._by_deadline(self._prefill.check_all())
         if self._failures >= _MAX_FAILURES:
             raise error
+
+    async def _by_deadline(self, looking: Awaitable[ResultT]) -> ResultT:
+        """Wait for what the pools find, but no longer than the request may take."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await looking
+        except TimeoutError:
+            raise DeadlineError("the request's time is over") from None
 
     def _seconds_left(self) -> float:
         seconds = self._deadline - time.monotonic()
@@ -146,10 +157,10 @@ class _DecodeStream:
 
     async def _ask_all(self) -> decode_pb2.GenerateEvent:
         """Return the next event from the first worker that gives one; raise the last one's error."""
-        prefill = await self._prefill.candidates()
+        prefill = await self._by_deadline(self._prefill.candidates())
         self._request.prefill_targets[:] = [worker.address for worker in prefill]
         failure: StructKVError = UnavailableError("no decode worker is serving")
-        for worker in await self._decode.candidates():
+        for worker in await self._by_deadline(self._decode.candidates()):
             try:
                 return await self._ask(worker, prefill[0])
             except (InvalidRequestError, DeadlineError):
@@ -166,6 +177,7 @@ class _DecodeStream:
         prompt_tokens = len(request.prompt_token_ids)
         self._worker = worker
         self._resources.enter_context(self._decode.lease(worker, prompt_tokens + request.sampling.max_tokens))
+        self._reached = worker.channel.get_state() is grpc.ChannelConnectivity.READY
         call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds)
         self._resources.callback(call.cancel)
         self._call = call
@@ -201,7 +213,7 @@ class _DecodeStream:
         )
         metrics.DECODE_FAILOVERS.labels(phase).inc()
         if not isinstance(error, (OverloadedError, PrefillFailedError)):
-            self._failures += 1
+            self._failures += self._reached  # one that was dead before is not to blame on the request
             if isinstance(error, UnavailableError):
                 self._decode.mark_unreachable(self._worker)
         self.close()

@@ -21,6 +21,7 @@ from common.errors import (
     DeadlineError,
     InvalidRequestError,
     ModelNotFoundError,
+    NoWorkerError,
     OverloadedError,
     StructKVError,
     UnavailableError,
@@ -55,6 +56,7 @@ class _Meaning:
 
 
 _INVALID = "invalid_request_error"
+_WORKERS_FAILED = "the workers that were asked have failed; ask again later"
 _MEANINGS: dict[type[StructKVError], _Meaning] = {
     StructKVError: _Meaning(500, "server_error", "internal_error"),
     InvalidRequestError: _Meaning(400, _INVALID, None),
@@ -81,7 +83,13 @@ def error_body(error: Exception) -> dict[str, object]:
     if not isinstance(error, StructKVError):
         return _body("internal error; see the gateway's log", "server_error", None, "internal_error")
     meaning = _meaning(error)
-    return _body(str(error), meaning.kind, getattr(error, "param", None), meaning.code)
+    message = _WORKERS_FAILED if _names_insides(error) else str(error)
+    return _body(message, meaning.kind, getattr(error, "param", None), meaning.code)
+
+
+def _names_insides(error: StructKVError) -> bool:
+    """Tell whether an error's words are of addresses and workers, which are for the log."""
+    return isinstance(error, UnavailableError) and not isinstance(error, (NoWorkerError, DrainingError))
 
 
 def answer_to(error: StructKVError) -> Response:

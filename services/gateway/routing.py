@@ -10,16 +10,12 @@ from typing import Self
 
 import grpc
 
-from common.errors import UnavailableError
+from common.errors import NoWorkerError, UnavailableError
 from common.rpc import is_serving, open_channel
 from common.tls import Tls
 from services.gateway.discovery import Discovery, Resolver, SystemResolver
 
 logger = logging.getLogger(__name__)
-
-
-class NoWorkerError(UnavailableError):
-    """No worker of a kind is serving."""
 
 
 class Worker:
@@ -74,7 +70,6 @@ class WorkerPool:
         """Take `host:port` entries, whose hosts may be names of several workers, and how often to look."""
         self.kind = kind
         self._tls = tls
-        self._entries = ", ".join(entries)
         self._interval_seconds = interval_seconds
         self._timeout_seconds = timeout_seconds
         self._discovery_interval_seconds = discovery_interval_seconds
@@ -115,7 +110,7 @@ class WorkerPool:
             await self.check_all()
         healthy = [worker for worker in self._workers.values() if worker.healthy]
         if not healthy:
-            raise NoWorkerError(f"no {self.kind} worker is serving ({self._entries})")
+            raise NoWorkerError(f"no {self.kind} worker is serving")
         return sorted(healthy, key=lambda worker: (worker.in_flight_tokens, worker.last_chosen))
 
     @contextmanager

@@ -20,8 +20,8 @@ from services.prefill.outputs import KeptLayer, PromptEnd
 _OUTBOX_BYTES = 16 * 1024 * 1024
 """Encoded layers that may wait to be read before a prompt pauses: a short prompt's all fit, so that the prompts it
 shares the model with get no turns while its reader keeps up; a long one's pile up no further than this."""
-_MAX_PASSED_OVER = 16
-"""Steps that other prompts may run before the one that waits longest gets a turn."""
+_FAIR_TURN = 17
+"""One step in so many goes to the prompt that waits longest, whatever it is."""
 _PROGRESS_SECONDS = 1.0
 """Silence after which a reader is told that there is progress."""
 _STUCK_SECONDS = 30.0
@@ -40,13 +40,12 @@ class _Job:
         self.priority = priority
         self.outbox: asyncio.Queue[Events | Exception] = asyncio.Queue()
         self.outbox_bytes = 0
-        self.passed_over = 0
         self.cancelled = False
         self.finished = False
         self._steps = engine.run(token_ids, skeleton.selection)
         self._skeleton = skeleton
         self._layers_left = engine.model.spec.num_layers + 1
-        self._runnable_since = time.monotonic()
+        self.runnable_since = time.monotonic()
         self._queue_seconds = 0.0
         self._prefill_seconds = 0.0
 
@@ -58,7 +57,7 @@ class _Job:
     def compute(self) -> Events:
         """Run one step and encode what a layer that it completes keeps; in the compute thread."""
         started = time.monotonic()
-        self._queue_seconds += started - self._runnable_since
+        self._queue_seconds += started - self.runnable_since
         output = next(self._steps)
         self._layers_left -= isinstance(output, KeptLayer)
         events = self._encode(output) if isinstance(output, KeptLayer) else []
@@ -95,7 +94,7 @@ class _Job:
 
     def ready_again(self) -> None:
         """Start counting the wait for the next turn."""
-        self._runnable_since = time.monotonic()
+        self.runnable_since = time.monotonic()
 
     def close(self) -> None:
         """Drop the generator and with it the prompt's tensors."""
@@ -112,6 +111,7 @@ class PrefillScheduler:
         self._jobs: list[_Job] = []
         self._running: _Job | None = None
         self._step_started = 0.0
+        self._turns = 0
         self._changed = asyncio.Event()
         self._compute = compute or ThreadPoolExecutor(1, thread_name_prefix="prefill")
 
@@ -175,13 +175,14 @@ class PrefillScheduler:
             await self._changed.wait()
 
     def _choose(self, runnable: list[_Job]) -> _Job:
-        """Least work left first, so a short prompt waits for one step; but nobody is passed over for ever."""
-        starved = max(runnable, key=lambda job: job.passed_over)
-        preferred = min(runnable, key=lambda job: (job.priority, job.work_left))
-        chosen = starved if starved.passed_over >= _MAX_PASSED_OVER else preferred
-        for job in runnable:
-            job.passed_over = 0 if job is chosen else job.passed_over + 1
-        return chosen
+        """The most urgent, then the least work left, so a short prompt waits for one step of a long one.
+
+        Every so often it is whoever has waited longest, so nobody waits for ever.
+        """
+        self._turns += 1
+        if self._turns % _FAIR_TURN == 0:
+            return min(runnable, key=lambda job: job.runnable_since)
+        return min(runnable, key=lambda job: (job.priority, job.work_left))
 
     def _deliver(self, job: _Job, output: Events | Exception) -> None:
         if job.cancelled:

@@ -1,6 +1,5 @@
 """The Prefill service: from messages to the scheduler and back, no policy."""
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import grpc
@@ -14,11 +13,10 @@ from common.skeleton.spec import SkeletonSpec
 from common.transport.redis_store import RedisStore
 from services.prefill.engine import PrefillEngine
 from services.prefill.faults import Faults
-from services.prefill.outlet import StoreOutlet
+from services.prefill.outlet import Outlet
 from services.prefill.scheduler import PrefillScheduler
 
 Context = grpc.aio.ServicerContext[prefill_pb2.PrefillRequest, prefill_pb2.PrefillEvent]
-Events = AsyncIterator[prefill_pb2.PrefillEvent]
 
 
 class PrefillServer(prefill_pb2_grpc.PrefillServicer):
@@ -52,16 +50,12 @@ class PrefillServer(prefill_pb2_grpc.PrefillServicer):
             self._engine.check(token_ids)
             skeleton = SkeletonSpec.of(model, token_ids, Selection.from_pb(request.selection))
             await context.write(prefill_pb2.PrefillEvent(header=wire.header(skeleton)))
-            async with aclosing(self._scheduler.stream(token_ids, skeleton, request.priority)) as stream:
-                events: Events = stream if self._faults is None else self._faults.strike(stream)
-                if request.store and self._store is not None and self._store.admits():
-                    await self._send_stored(events, StoreOutlet(self._store, skeleton, request.request_id), context)
-                else:
-                    async for event in events:
-                        await context.write(event)
-
-    async def _send_stored(self, events: Events, outlet: StoreOutlet, context: Context) -> None:
-        async with outlet:
-            async for event in events:
-                async for message in outlet.pass_on(event):
-                    await context.write(message)
+            store = self._store if request.store and self._store is not None and self._store.admits() else None
+            # Left in reverse: a prompt that is cancelled stops before the store is tidied up.
+            async with (
+                Outlet(skeleton, request.request_id, store) as outlet,
+                aclosing(self._scheduler.stream(token_ids, skeleton, request.priority)) as stream,
+            ):
+                async for event in stream if self._faults is None else self._faults.strike(stream):
+                    async for message in outlet.pass_on(event):
+                        await context.write(message)

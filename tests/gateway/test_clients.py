@@ -154,7 +154,8 @@ async def test_a_worker_that_cannot_hands_over_to_the_next(two: TwoWorkers, code
     for worker in (first, second):
         worker.script = [code]
     assert (await gateway.complete()).status_code in {429, 503}
-    assert len(first.requests) == len(second.requests) == 1
+    assert first.requests
+    assert second.requests
     second.script = events([42])
     assert (await gateway.complete()).status_code == 200
 

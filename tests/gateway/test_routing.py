@@ -63,10 +63,10 @@ async def test_an_unreachable_worker_is_out_until_its_next_good_check(two: tuple
         await until(is_back)
 
 
-async def test_no_worker_is_refused_at_once_and_by_name() -> None:
+async def test_no_worker_is_refused_at_once_and_by_kind() -> None:
     address = f"127.0.0.1:{free_port()}"
     async with pool_of(address) as pool, asyncio.timeout(2):
-        with pytest.raises(UnavailableError, match=f"no decode worker is serving .{address}"):
+        with pytest.raises(UnavailableError, match=r"^no decode worker is serving$"):
             await pool.candidates()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+import grpc
 import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
@@ -213,3 +214,43 @@ async def test_a_bound_holds_for_every_layer_that_is_sent(workers: Workers, clie
     for layer, tokens in enumerate(skeleton.max_kept_tokens):
         (key,) = await client.keys(f"structkv:layer:*:{layer}")
         assert await client.strlen(key) <= stored.layer_bound_bytes(skeleton, tokens)
+
+
+async def test_a_damaged_result_costs_a_prefill(workers: Workers, client: Redis, skeleton: SkeletonSpec) -> None:
+    expected, _ = await ask(workers)
+    key = stored.manifest_key(skeleton)
+    complete = skeleton_pb2.StoredSkeleton.FromString(await client.get(key))
+    complete.result.hidden_state = complete.result.hidden_state[:-1] + b"\x01"
+    await client.set(key, complete.SerializeToString(), keepttl=True)
+    assert await ask(workers) == (expected, 0)
+    assert await ask(workers) == (expected, len(PROMPT))
+
+
+async def test_who_had_to_make_way_stores_no_more(server: StoreServer, client: Redis, skeleton: SkeletonSpec) -> None:
+    async with open_store(server, max_bytes=1000) as store:
+        chunk = skeleton_pb2.LayerChunk(layer=0, num_tokens=1)
+        assert await store.reserve(skeleton, "first", 600)
+        reference = await store.put_layer(skeleton, "first", 600, [chunk])
+        assert await store.reserve(skeleton, "second", 600)
+        assert not await client.exists(reference.key)
+        with pytest.raises(StoreError, match="make way"):
+            await store.put_layer(skeleton, "first", 600, [chunk])
+        complete = skeleton_pb2.StoredSkeleton(layers=[reference])
+        with pytest.raises(StoreError, match="lost"):
+            await store.publish(skeleton, "first", 600, complete)
+        assert await client.keys("structkv:[ls]*") == []
+
+
+async def test_a_refused_prompt_takes_nobodys_room(
+    server: StoreServer, client: Redis, start_workers: StartWorkers, tiny, skeleton: SkeletonSpec
+) -> None:
+    bound = sum(stored.layer_bound_bytes(skeleton, tokens) for tokens in skeleton.max_kept_tokens)
+    async with open_store(server, max_bytes=bound + 100) as store:
+        workers = await start_workers(tiny("llama"), store=store, max_queued_tokens=len(PROMPT))
+        await ask(workers)
+        blocker = workers.prefill.stream([5] * 900, SkeletonSpec.of(skeleton.model, [5] * 900, SKELETON))
+        await anext(blocker)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await workers.tokens(workers.request([*PROMPT[:-1], 77], 2, SKELETON))
+        await blocker.aclose()
+        assert (await ask(workers))[1] == len(PROMPT)
