@@ -17,9 +17,9 @@ from benchmarks.measure import in_turns, random_tokens
 from benchmarks.peer import PeerError, VllmPeer
 from benchmarks.prefill import VLLM_DTYPES
 from benchmarks.processes import Processes
-from benchmarks.profile import step_parts
 from benchmarks.record import Parameters, Record, Row, head
 from benchmarks.reference import ReferenceDecode, ReferencePrefill, load_reference
+from benchmarks.step_profile import step_parts
 from common.model.decoder import DecoderModel
 from common.model.source import resolve
 from common.skeleton.selection import Selection

@@ -43,6 +43,8 @@ _CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
+_WATCH_SECONDS = 1.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -95,13 +97,15 @@ async def serve(
     grace_seconds: float,
     max_rpcs: int,
     tls: Tls | None,
+    makes_progress: Callable[[], bool],
 ) -> None:
     """Serve until SIGTERM or SIGINT, then refuse new calls and let running ones end within the grace time.
 
     Calls beyond `max_rpcs` are refused with RESOURCE_EXHAUSTED. That includes health checks, so a worker that is
     full to this point is passed over. With `tls`, only peers whose certificates its authority signed are served.
     `main_loop` is the worker's scheduler and runs as long as the server. If it fails, so does the worker:
-    without it every call would hang.
+    without it every call would hang. While it makes no progress, because a device hangs, say, the health check fails
+    and others get the requests.
     """
     server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=max_rpcs)
     servicer = health.aio.HealthServicer()
@@ -114,9 +118,11 @@ async def serve(
 
     stopping = asyncio.create_task(_stop_signal())
     working = asyncio.create_task(main_loop)
+    watching = asyncio.create_task(_watch_progress(servicer, makes_progress))
     await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
     if working.done():
         working.result()
+    watching.cancel()
     logger.info("draining", extra={"grace_seconds": grace_seconds})
     await servicer.enter_graceful_shutdown()
     await server.stop(grace_seconds)
@@ -131,6 +137,17 @@ def bind(server: grpc.aio.Server, target: str, tls: Tls | None) -> int:
         [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
     )
     return server.add_secure_port(target, credentials)
+
+
+async def _watch_progress(servicer: health.aio.HealthServicer, makes_progress: Callable[[], bool]) -> None:
+    was_well = True
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        if (is_well := makes_progress()) != was_well:
+            logger.log(logging.INFO if is_well else logging.ERROR, "progress" if is_well else "a step hangs")
+            status = health_pb2.HealthCheckResponse
+            await servicer.set("", status.SERVING if is_well else status.NOT_SERVING)
+            was_well = is_well
 
 
 async def _stop_signal() -> None:

@@ -70,4 +70,5 @@ async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collect
             grace_seconds=settings.grace_seconds,
             max_rpcs=settings.max_rpcs,
             tls=settings.tls,
+            makes_progress=lambda: scheduler.makes_progress,
         )

@@ -7,6 +7,7 @@ are no locks, and a request that is cancelled has its memory back after the step
 import asyncio
 import itertools
 import logging
+import time
 from bisect import insort
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -18,6 +19,9 @@ from typing import NamedTuple
 from services.decode.engine import DecodeEngine, Sequence
 from services.decode.pool import SequenceKV, SwappedKV
 from services.decode.waiting import Waiting, WaitingQueue
+
+_STUCK_SECONDS = 60.0
+"""A step is one token for each sequence, or thousands of tokens that are replayed: seconds on the slowest machine."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +71,7 @@ class DecodeScheduler:
         self._swapped: list[_Running] = []
         self._arrivals = itertools.count()
         self._in_step: list[_Running] = []
+        self._step_started = 0.0
         self._departed: list[SequenceKV] = []
         self._changed = asyncio.Event()
         self._compute = compute or ThreadPoolExecutor(1, thread_name_prefix="decode")
@@ -96,6 +101,11 @@ class DecodeScheduler:
             elif granted.done() and not granted.cancelled():
                 self._release(granted.result())
 
+    @property
+    def makes_progress(self) -> bool:
+        """Whether no step has been running for so long that it must have got stuck."""
+        return not self._in_step or time.monotonic() - self._step_started < _STUCK_SECONDS
+
     async def generate(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
         """Run a sequence, its skeleton loaded, to its end. Closing the iterator takes it out of the batch."""
         running = _Running(sequence, next(self._arrivals))
@@ -116,7 +126,7 @@ class DecodeScheduler:
         """Step as long as there are sequences; the worker's main loop."""
         while True:
             batch = await self._next_batch()
-            self._in_step = batch
+            self._in_step, self._step_started = batch, time.monotonic()
             try:
                 await asyncio.get_running_loop().run_in_executor(
                     self._compute, self._engine.step, [running.sequence for running in batch]

@@ -55,4 +55,5 @@ async def _serve(settings: PrefillSettings, engine: PrefillEngine, compute: Exec
             grace_seconds=settings.grace_seconds,
             max_rpcs=settings.max_rpcs,
             tls=settings.tls,
+            makes_progress=lambda: scheduler.makes_progress,
         )

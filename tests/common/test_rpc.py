@@ -1,7 +1,7 @@
 """Whom a worker's server answers, and when it has enough."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 
 
 @asynccontextmanager
-async def serving(tls: Tls | None, max_rpcs: int = 100) -> AsyncIterator[str]:
+async def serving(
+    tls: Tls | None, max_rpcs: int = 100, makes_progress: Callable[[], bool] = lambda: True
+) -> AsyncIterator[str]:
     """Run a server as the workers do; yield its address."""
     port, stop = free_port(), asyncio.Event()
 
@@ -47,7 +49,16 @@ async def serving(tls: Tls | None, max_rpcs: int = 100) -> AsyncIterator[str]:
         await stop.wait()
 
     task = asyncio.create_task(
-        serve(lambda _: None, main_loop(), host="127.0.0.1", port=port, grace_seconds=0, max_rpcs=max_rpcs, tls=tls)
+        serve(
+            lambda _: None,
+            main_loop(),
+            host="127.0.0.1",
+            port=port,
+            grace_seconds=0,
+            max_rpcs=max_rpcs,
+            tls=tls,
+            makes_progress=makes_progress,
+        )
     )
     await asyncio.sleep(0.1)
     try:
@@ -122,3 +133,18 @@ async def test_metadata_beyond_the_bound_is_refused() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await stub.Check(HEALTH, metadata=(("x-large", "x" * 100_000),))
         assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_worker_whose_step_hangs_is_passed_over_until_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.rpc._WATCH_SECONDS", 0.01)
+    hangs = asyncio.Event()
+    async with serving(None, makes_progress=lambda: not hangs.is_set()) as target, open_channel(target) as channel:
+        assert await is_serving(channel, 2)
+        hangs.set()
+        async with asyncio.timeout(5):
+            while await is_serving(channel, 2):
+                await asyncio.sleep(0.01)
+        hangs.clear()
+        async with asyncio.timeout(5):
+            while not await is_serving(channel, 2):
+                await asyncio.sleep(0.01)

@@ -52,6 +52,7 @@ async def serving(worker: ScriptedDecode, grace_seconds: float) -> AsyncIterator
             grace_seconds=grace_seconds,
             max_rpcs=100,
             tls=None,
+            makes_progress=lambda: True,
         )
     )
     async with rpc.open_channel(f"127.0.0.1:{port}") as channel:
