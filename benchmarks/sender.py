@@ -76,7 +76,8 @@ class Skeleton:
 
 class _Sender(prefill_pb2_grpc.PrefillServicer):
     def __init__(self, skeleton: Skeleton, store: RedisStore) -> None:
-        self._skeleton = skeleton
+        self._spec = skeleton.described
+        self._messages = skeleton.messages()  # encoding has rows of its own, and would fight decoding for the cores
         self._store = store
 
     async def Prefill(  # type: ignore[override]  # noqa: N802
@@ -86,8 +87,8 @@ class _Sender(prefill_pb2_grpc.PrefillServicer):
     ) -> None:
         """Send the skeleton, whatever is asked, on the way that is asked for."""
         store = self._store if request.store else None
-        async with Outlet(self._skeleton.described, "benchmark", store) as outlet:
-            for event in self._skeleton.events():
+        async with Outlet(self._spec, "benchmark", store) as outlet:
+            for event in self._messages:
                 async for message in outlet.pass_on(event):
                     await context.write(message)
 

@@ -65,7 +65,7 @@ def _read(skeleton: Skeleton, messages: list[prefill_pb2.PrefillEvent]) -> None:
 
 
 def _throughput(codec: str, skeleton: Skeleton, repeats: int) -> Iterator[Row]:
-    """Receive from another process: skeletons, encoded as they are sent, and as many bytes by plain means."""
+    """Receive from another process: skeletons, which are checked and decoded, and as many bytes by plain means."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     with valkey() as url:

@@ -78,6 +78,7 @@ async def test_killing_the_store(cluster: Cluster, client: httpx.AsyncClient) ->
     assert disturbed == await ask(client, request)
 
 
+@pytest.mark.timeout(600)
 async def test_a_short_run_of_chaos() -> None:
     report = await run(Plan(num_requests=24, num_prompts=12, pause_seconds=(1.0, 4.0)))
     assert report.is_good, str(report)
