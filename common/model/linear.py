@@ -15,8 +15,8 @@ _SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 class CpuLinear(nn.Linear):
     """`nn.Linear` without MKL's weak spots. `benchmarks/RESULTS.md` has the figures.
 
-    torch gives float32 products to MKL, which reads W at the memory's speed only for W x^T with two columns: so one
-    token is doubled. From three tokens on oneDNN is quicker, for thousands by a tenth. Without gradients only.
+    torch gives float32 products to MKL, which reads W at the memory's speed only for W x^T with two to four columns:
+    so one token is doubled. From five tokens on oneDNN is quicker, for thousands by a tenth. Without gradients only.
     """
 
     shared: "_Shared | None" = None
@@ -40,7 +40,7 @@ def _product(weight: Tensor, input: Tensor) -> Tensor:  # noqa: A002
     rows = input.reshape(-1, weight.shape[1])
     if rows.shape[0] == 1:
         return torch.mm(weight, torch.cat((rows, rows)).t())[:, 0].contiguous()[None]
-    if rows.shape[0] == 2:
+    if rows.shape[0] <= 4:
         return torch.mm(weight, rows.contiguous().t()).t().contiguous()
     if not torch.backends.mkldnn.is_available():  # on other processors than x86 and ARM
         return torch.mm(rows, weight.t())
