@@ -106,6 +106,7 @@ def _ratios(records: Records, part: str) -> Iterator[str]:
         yield from _prefill_ratios({"prefill": records[part]})
     elif part == "decode":
         yield from _decode_ratios(records)
+        yield from _step(records["decode"])
 
 
 def _prefill_ratios(records: Records) -> Iterator[str]:
@@ -139,6 +140,16 @@ def _decode_ratios(records: Records) -> Iterator[str]:
         for batch in batches:
             assert isinstance(batch, int)
             yield f"| {batch} | " + " | ".join(_number(decode_ratio(records, name, o, batch)) for o in others) + " |"
+
+
+def _step(record: Record) -> Iterator[str]:
+    """Say where the time of a decode step goes, if that was measured."""
+    rows = [row for row in record.rows if row.name == "step" and row.median is not None]
+    if rows:
+        parts = ", ".join(f"{row.parameters['part']} {_number(1e3 * (row.median or 0))} ms" for row in rows)
+        yield ""
+        yield f"Where the time of a step with one request goes: {parts}. Linear layers are bound by reading the"
+        yield "weights; all else is small operations, one by one, and the Python between them, which vLLM compiles away."
 
 
 def _number(value: float | None) -> str:
