@@ -149,7 +149,7 @@ def _step(record: Record) -> Iterator[str]:
         parts = ", ".join(f"{row.parameters['part']} {_number(1e3 * (row.median or 0))} ms" for row in rows)
         yield ""
         yield f"Where the time of a step with one request goes: {parts}. Linear layers are bound by reading the"
-        yield "weights; all else is small operations, one by one, and the Python between them, which vLLM compiles away."
+        yield "weights; all else is small operations and the Python between them, which vLLM compiles away."
 
 
 def _number(value: float | None) -> str:
