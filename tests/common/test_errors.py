@@ -20,10 +20,12 @@ def crossed(error: StructKVError) -> StructKVError:
     return from_rpc(grpc.aio.AioRpcError(error.code, grpc.aio.Metadata(), metadata, str(error)))
 
 
-CROSSING = {*StructKVError.__subclasses__(), StructKVError, PrefillFailedError} - {StoreError}
+CROSSING = {StructKVError, *StructKVError.__subclasses__(), PrefillFailedError} - {StoreError}
 
 
-@pytest.mark.parametrize("kind", sorted(CROSSING, key=lambda kind: kind.__name__))
+@pytest.mark.parametrize(
+    "kind", [kind for kind in sorted(CROSSING, key=lambda kind: kind.__name__) if kind.__module__ == "common.errors"]
+)
 def test_kind_and_message_cross(kind: type[StructKVError]) -> None:
     error = crossed(kind("because"))
     assert type(error) is kind
