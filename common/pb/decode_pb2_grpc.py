@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class DecodeStub:
-    """Cancelling the call frees the sequence's memory at the next step, and cancels its prefill.
+    """The stream ends when every answer has its finish reason. Cancelling the call frees the sequences' memory at the next
+    step, and cancels their prefill.
     """
 
     def __init__(self, channel):
@@ -43,7 +44,8 @@ class DecodeStub:
 
 
 class DecodeServicer:
-    """Cancelling the call frees the sequence's memory at the next step, and cancels its prefill.
+    """The stream ends when every answer has its finish reason. Cancelling the call frees the sequences' memory at the next
+    step, and cancels their prefill.
     """
 
     def Generate(self, request, context):
@@ -69,7 +71,8 @@ def add_DecodeServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Decode:
-    """Cancelling the call frees the sequence's memory at the next step, and cancels its prefill.
+    """The stream ends when every answer has its finish reason. Cancelling the call frees the sequences' memory at the next
+    step, and cancels their prefill.
     """
 
     @staticmethod

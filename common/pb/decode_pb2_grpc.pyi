@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DecodeStub:
-    """Cancelling the call frees the sequence's memory at the next step, and cancels its prefill."""
+    """The stream ends when every answer has its finish reason. Cancelling the call frees the sequences' memory at the next
+    step, and cancels their prefill.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,13 +39,17 @@ class DecodeStub:
 
 @_typing.type_check_only
 class DecodeAsyncStub(DecodeStub):
-    """Cancelling the call frees the sequence's memory at the next step, and cancels its prefill."""
+    """The stream ends when every answer has its finish reason. Cancelling the call frees the sequences' memory at the next
+    step, and cancels their prefill.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_decode_pb2.GenerateRequest, _decode_pb2.GenerateEvent]  # type: ignore[assignment]
 
 class DecodeServicer(metaclass=_abc_1.ABCMeta):
-    """Cancelling the call frees the sequence's memory at the next step, and cancels its prefill."""
+    """The stream ends when every answer has its finish reason. Cancelling the call frees the sequences' memory at the next
+    step, and cancels their prefill.
+    """
 
     @_abc_1.abstractmethod
     def Generate(

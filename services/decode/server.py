@@ -48,7 +48,8 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
         """Reserve memory, have the skeleton loaded into it, decode."""
         async with error_boundary(context, request.request_id):
             engine, arrived = self._engine, time.monotonic()
-            token_ids, replay = list(request.prompt_token_ids), list(request.generated_token_ids)
+            token_ids = list(request.prompt_token_ids)
+            replay = [token for answer in request.answers for token in answer.token_ids]
             selection, sampling = Selection.from_pb(request.selection), Sampling.from_pb(request.sampling)
             engine.check(token_ids, selection, sampling, replay)
             spec = SkeletonSpec.of(engine.model.spec, token_ids, selection)

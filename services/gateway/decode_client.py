@@ -40,7 +40,7 @@ class DecodeClient:
         """Return a call with its first event; `deadline` is on the monotonic clock.
 
         A worker that is gone or full hands the request to the next, and one that fails later, the answer: with the
-        tokens so far in `generated_token_ids`, whose continuation is what it would have been, since a token is a
+        tokens so far in `answers`, whose continuation is what it would have been, since a token is a
         function of the ones before it, the seed and its step. Raises OverloadedError if all are full,
         UnavailableError if none serves or too many failed, and DeadlineError.
         """

@@ -149,7 +149,7 @@ class DecodeStream:
         if event is grpc.aio.EOF:
             raise StructKVError("the decode worker ended the answer without a reason")
         event = cast(decode_pb2.GenerateEvent, event)
-        self._request.generated_token_ids.extend(event.token_ids)
+        self._request.answers[0].token_ids.extend(event.token_ids)
         self._failures = 0
         return event
 
@@ -162,7 +162,7 @@ class DecodeStream:
                 "request_id": self._request.request_id,
                 "worker": self._worker.address,
                 "phase": phase,
-                "tokens": len(self._request.generated_token_ids),
+                "tokens": len(self._request.answers[0].token_ids),
                 "error": str(error),
             },
         )

@@ -38,6 +38,7 @@ def plan(
         prompt_token_ids=prompt.token_ids,
         selection=_selection(body, prompt, defaults).to_pb(),
         sampling=_sampling(body, prompt, model),
+        answers=[decode_pb2.AnswerSoFar()],
         priority=body.priority,
     )
 

@@ -138,7 +138,7 @@ async def test_an_answer_goes_on_from_tokens_chosen_elsewhere(
         whole = await workers.tokens(workers.request(PROMPT, 60, selection, **sampling))
         for delivered in (1, 10, 59):
             request = workers.request(PROMPT, 60, selection, **sampling)
-            request.generated_token_ids[:] = whole[:delivered]
+            request.answers.add(token_ids=whole[:delivered])
             assert await workers.tokens(request) == whole[delivered:]
     await workers.until_idle()
 
@@ -149,7 +149,7 @@ async def test_an_answer_that_cannot_go_on_is_refused(
 ) -> None:
     workers = await start_workers(model)
     request = workers.request(PROMPT, 60)
-    request.generated_token_ids[:] = generated
+    request.answers.add(token_ids=generated)
     with pytest.raises(grpc.aio.AioRpcError, match="answer so far") as refused:
         await workers.tokens(request)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

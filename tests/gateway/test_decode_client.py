@@ -12,7 +12,9 @@ from services.gateway.decode_client import DecodeClient
 from services.gateway.routing import WorkerPool
 from tests.gateway.conftest import ScriptedDecode, events, grpc_worker
 
-REQUEST = decode_pb2.GenerateRequest(prompt_token_ids=[1] * 100, sampling=decode_pb2.Sampling(max_tokens=10))
+REQUEST = decode_pb2.GenerateRequest(
+    prompt_token_ids=[1] * 100, sampling=decode_pb2.Sampling(max_tokens=10), answers=[decode_pb2.AnswerSoFar()]
+)
 
 
 class Bench:

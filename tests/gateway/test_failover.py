@@ -25,8 +25,8 @@ class Continuing(ScriptedDecode):
         self.failures = list(failures)
 
     async def Generate(self, request, context):
-        done = len(request.generated_token_ids)
-        assert list(request.generated_token_ids) == ANSWER[:done]
+        done = len(request.answers[0].token_ids)
+        assert list(request.answers[0].token_ids) == ANSWER[:done]
         self.script = events(ANSWER)
         if self.failures:
             after, status = self.failures.pop(0)
@@ -51,7 +51,9 @@ async def start() -> AsyncIterator[Callable[..., object]]:
 
 
 def request() -> decode_pb2.GenerateRequest:
-    return decode_pb2.GenerateRequest(prompt_token_ids=[1] * 100, sampling=decode_pb2.Sampling(max_tokens=6))
+    return decode_pb2.GenerateRequest(
+        prompt_token_ids=[1] * 100, sampling=decode_pb2.Sampling(max_tokens=6), answers=[decode_pb2.AnswerSoFar()]
+    )
 
 
 async def answer(client: DecodeClient, seconds: float = 20) -> list[int]:
