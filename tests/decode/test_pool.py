@@ -139,5 +139,5 @@ def test_an_audit_finds_lost_and_shared_blocks(pool: KVPool) -> None:
     with pytest.raises(RuntimeError, match="is lost"):
         pool.audit([first])
     second.tables[1].blocks[0] = first.tables[0].blocks[0]
-    with pytest.raises(RuntimeError, match="twice"):
+    with pytest.raises(RuntimeError, match="held by 2, not 1"):
         pool.audit([first, second])
