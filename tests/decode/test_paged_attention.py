@@ -17,8 +17,8 @@ from torch import Tensor
 
 from common.errors import ModelLoadError
 from common.model.decoder import DecoderModel
-from services.decode.backend import Backend
 from services.decode.answer import Answer
+from services.decode.backend import Backend
 from services.decode.engine import DecodeEngine, Sequence
 from services.decode.pool import BLOCK_TOKENS, SequenceKV
 from services.decode.sampling import Sampling
