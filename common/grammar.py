@@ -79,9 +79,7 @@ def _check_schema(schema: object) -> None:
     if references > _MAX_REFERENCES:
         raise InvalidRequestError(f"a JSON schema may have {_MAX_REFERENCES} $ref")
     if _common_multiple(multiples) > _MAX_MULTIPLE:
-        raise InvalidRequestError(
-            f"the common multiple of all multipleOf, as whole numbers, is over {_MAX_MULTIPLE}"
-        )
+        raise InvalidRequestError(f"the common multiple of all multipleOf, as whole numbers, is over {_MAX_MULTIPLE}")
 
 
 def _objects(schema: object) -> Iterator[dict[str, Any]]:

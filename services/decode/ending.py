@@ -17,7 +17,7 @@ class EndingSearch:
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._rank = _ranks(tokenizer)  # [V]: lower goes first
-        self.eos_token_id = tokenizer.eos_token
+        self.eos_token_ids = tokenizer.eos_tokens
 
     def search(self, matcher: LLMatcher, limit: int) -> list[int] | None:
         """Return up to `limit` tokens after which the answer may end; None if they are not found. The state stays."""

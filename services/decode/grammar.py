@@ -1,6 +1,7 @@
 """Compiles grammars, apart from the event loop and the compute thread, and keeps those last used."""
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from services.decode.ending import EndingSearch
 from services.decode.matcher import Grammar, Matcher
 
 _KEPT_GRAMMARS = 32
+
+logger = logging.getLogger(__name__)
 
 
 class GrammarCompiler:
@@ -33,18 +36,24 @@ class GrammarCompiler:
     def of_model(cls, folder: Path, vocab_size: int) -> "GrammarCompiler":
         """Read the tokenizer from a model's folder."""
         path = folder / "tokenizer.json"
-        if not path.is_file():
-            return cls(None, "the decode worker's model has no tokenizer.json")
-        try:
-            return cls(_read(path, vocab_size, eos_token_ids(folder)))
-        except ValueError as error:
-            return cls(None, f"llguidance cannot use the model's tokenizer: {reason_of(str(error))}")
+        obstacle = "the decode worker's model has no tokenizer.json"
+        if path.is_file():
+            try:
+                return cls(_read(path, vocab_size, eos_token_ids(folder)))
+            except ValueError as error:
+                obstacle = f"llguidance cannot use the model's tokenizer: {reason_of(str(error))}"
+        logger.warning("no grammars: structured answers and forced tools are refused", extra={"reason": obstacle})
+        return cls(None, obstacle)
 
-    async def matchers(self, grammar: str, max_tokens: int, answers: Sequence[Sequence[int]]) -> list[Matcher]:
-        """Return a matcher for each answer, past the tokens that it has so far.
+    async def matchers(
+        self, grammar: str, max_tokens: int, answers: Sequence[Sequence[int]]
+    ) -> Sequence[Matcher | None]:
+        """Return a matcher for each answer, past the tokens that it has so far; None for each without a grammar.
 
         Raises InvalidRequestError for a grammar that cannot be compiled, or that an answer does not follow.
         """
+        if not grammar:
+            return [None] * len(answers)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._matchers, grammar, max_tokens, answers)
 
@@ -62,7 +71,7 @@ class GrammarCompiler:
 
     def _compile(self, grammar: str) -> Grammar:
         if self._tokenizer is None or self._search is None:
-            raise InvalidRequestError(f"grammars are not possible here: {self._obstacle}")
+            raise InvalidRequestError(f"this model cannot follow a grammar: {self._obstacle}")
         check_cost(grammar)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():

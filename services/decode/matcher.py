@@ -58,13 +58,18 @@ class Matcher:
         self.is_cut_short = False
         self.failure: InvalidRequestError | None = None
 
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Tokens by which an answer ends where its grammar may."""
+        return self._endings.eos_token_ids
+
     @classmethod
     def after(cls, grammar: Grammar, max_tokens: int, token_ids: Iterable[int]) -> Self:
         """Return the state after tokens chosen elsewhere; raise InvalidRequestError if they do not follow it."""
         matcher = cls(grammar, max_tokens)
         for token_id in token_ids:
-            if matcher.is_complete or matcher.take(token_id) != token_id or matcher.failure is not None:
-                raise InvalidRequestError("the answer so far does not follow the grammar")
+            if matcher.take(token_id) != token_id or matcher.failure is not None or matcher.is_complete:
+                raise InvalidRequestError("the answer so far does not follow the grammar, or is complete by it")
         return matcher
 
     def mask(self) -> bytes:
@@ -94,14 +99,14 @@ class Matcher:
             return token_id
         ending = self._ending_after(token_id, self._ending)
         if ending is None:
-            token_id, ending = (self._ending or [self._endings.eos_token_id])[0], self._ending[1:]
+            token_id, ending = (self._ending or self.eos_token_ids)[0], self._ending[1:]
             self._state.consume_token(token_id)
         self._ending = ending
         return token_id
 
     def _ending_after(self, token_id: int, ending: list[int]) -> list[int] | None:
         """Go on by a token and return an ending that fits behind it; if there is none, do nothing and return None."""
-        room, eos = self._left - 1, self._endings.eos_token_id
+        room, eos = self._left - 1, self.eos_token_ids[0]
         if ending and token_id == ending[0]:
             self._state.consume_token(token_id)
             return ending[1:]
