@@ -59,7 +59,10 @@ def request() -> decode_pb2.GenerateRequest:
 async def answer(client: DecodeClient, seconds: float = 20) -> list[int]:
     call = await client.open(request(), time.monotonic() + seconds)
     try:
-        return [token for event in [event async for event in call.events()] for token in event.token_ids]
+        token_ids: list[int] = []
+        while (event := await call.read()) is not None:
+            token_ids += event.token_ids
+        return token_ids
     finally:
         call.close()
 

@@ -1,0 +1,149 @@
+"""What becomes of each parameter: what decode is asked for, and what it changes in the answer."""
+
+import pytest
+
+from services.gateway.text_model import TextModel
+from tests.gateway.conftest import LENGTH, STOP, Gateway, events
+from tests.gateway.test_api import error_of, frames
+
+
+async def test_sampling_parameters_reach_decode(gateway: Gateway) -> None:
+    body = {
+        "n": 3,
+        "best_of": 3,
+        "min_tokens": 4,
+        "frequency_penalty": 0.5,
+        "presence_penalty": -2,
+        "repetition_penalty": 1.25,
+        "logit_bias": {"50": -100, "7": 1.5},
+    }
+    gateway.decode.script = [step for answer in range(3) for step in events([5], answer=answer)]
+    assert (await gateway.complete(**body)).status_code == 200
+    request = gateway.decode.request
+    sampling = request.sampling
+    assert len(request.answers) == 3
+    assert sampling.min_tokens == 4
+    assert (sampling.frequency_penalty, sampling.presence_penalty, sampling.repetition_penalty) == (0.5, -2, 1.25)
+    assert dict(sampling.logit_bias) == {50: -100, 7: 1.5}
+    assert not sampling.HasField("top_logprobs")
+
+
+async def test_without_them_nothing_is_penalised(gateway: Gateway) -> None:
+    await gateway.complete()
+    sampling = gateway.decode.request.sampling
+    assert (sampling.frequency_penalty, sampling.presence_penalty, sampling.repetition_penalty) == (0, 0, 1)
+    assert not sampling.logit_bias
+    assert sampling.min_tokens == 0
+
+
+@pytest.mark.parametrize("top", [0, 5])
+async def test_logprobs_of_a_completion_are_asked_for(gateway: Gateway, text_model: TextModel, top: int) -> None:
+    gateway.decode.script = events(text_model.tokenizer.encode(" upon").ids, top_logprobs=top)
+    await gateway.complete(logprobs=top)
+    assert gateway.decode.request.sampling.HasField("top_logprobs")
+    assert gateway.decode.request.sampling.top_logprobs == top
+
+
+@pytest.mark.parametrize(
+    ("body", "top"), [({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3), ({"top_logprobs": 0}, None)]
+)
+async def test_logprobs_of_a_chat_are_asked_for(gateway: Gateway, body: dict, top: int | None) -> None:
+    gateway.decode.script = events([42], top_logprobs=top or 0)
+    assert (await gateway.chat(**body)).status_code == 200
+    sampling = gateway.decode.request.sampling
+    assert (sampling.top_logprobs if sampling.HasField("top_logprobs") else None) == top
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": False, "top_logprobs": 1}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"echo": True}, "echo"),
+        ({"chat_template": "{{ messages }}"}, "chat_template"),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+    ],
+)
+async def test_a_wrong_parameter_of_a_chat_is_named(gateway: Gateway, body: dict, param: str) -> None:
+    assert error_of(await gateway.chat(**body), 400)["param"] == param
+    assert not gateway.decode.requests
+
+
+@pytest.mark.parametrize("body", [{"echo": True, "logprobs": 1}, {"prompt_logprobs": 1}])
+async def test_prompt_logprobs_are_refused_with_the_reason(gateway: Gateway, body: dict) -> None:
+    message = error_of(await gateway.complete(**body), 400)["message"]
+    assert "every position of the prompt" in message
+    assert "skeleton" in message
+
+
+async def test_best_of_is_refused_with_the_reason(gateway: Gateway) -> None:
+    assert "n and logprobs" in error_of(await gateway.complete(n=2, best_of=4), 400)["message"]
+
+
+async def test_what_only_describes_the_request_changes_nothing(gateway: Gateway) -> None:
+    described = {"user": "me", "store": True, "metadata": {"a": "b"}, "service_tier": "auto", "new": [{}]}
+    plain, other = (await gateway.complete(seed=1)).json(), (await gateway.complete(seed=1, **described)).json()
+    assert plain["choices"] == other["choices"]
+    first, second = gateway.decode.requests
+    first.request_id = second.request_id
+    assert first == second
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", ["Once", [13261]])
+async def test_echo_puts_the_prompts_text_in_front(
+    gateway: Gateway, text_model: TextModel, prompt: object, stream: bool
+) -> None:
+    response = await gateway.complete(prompt=prompt, echo=True, stream=stream)
+    answers = frames(response) if stream else [response.json()]
+    text = "".join(answer["choices"][0]["text"] for answer in answers)
+    echoed = prompt if isinstance(prompt, str) else text_model.tokenizer.decode(prompt)
+    assert text == f"{echoed} upon a time"
+
+
+@pytest.mark.parametrize(("included", "text"), [(False, " upo"), (True, " upon a t")])
+async def test_a_stop_string_is_part_of_the_text_if_asked_for(gateway: Gateway, included: bool, text: str) -> None:
+    choice = (await gateway.complete(stop="n a t", include_stop_str_in_output=included)).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"], choice["stop_reason"]) == (text, "stop", "n a t")
+
+
+@pytest.mark.parametrize("included", [False, True])
+async def test_a_stop_token_is_part_of_the_text_if_asked_for(
+    gateway: Gateway, text_model: TextModel, included: bool
+) -> None:
+    ids = text_model.tokenizer.encode(" upon a time").ids
+    gateway.decode.script = events(ids, STOP)
+    body = {"stop_token_ids": [ids[-1]], "include_stop_str_in_output": included}
+    choice = (await gateway.complete(**body)).json()["choices"][0]
+    assert choice["text"] == (" upon a time" if included else " upon a")
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", ids[-1])
+
+
+async def test_the_models_own_end_is_no_stop_reason(gateway: Gateway, text_model: TextModel) -> None:
+    gateway.decode.script = events([*text_model.tokenizer.encode(" fine").ids, 2], STOP)
+    choice = (await gateway.complete()).json()["choices"][0]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", None)
+
+
+@pytest.mark.parametrize(("min_tokens", "text"), [(0, " tick"), (2, " tick tock tick"), (4, " tick tock tick tock")])
+async def test_a_stop_string_does_not_end_an_answer_before_min_tokens(
+    gateway: Gateway, text_model: TextModel, min_tokens: int, text: str
+) -> None:
+    words = [text_model.tokenizer.encode(word).ids for word in (" this", " that")]
+    assert all(len(word) == 1 for word in words)
+    gateway.decode.script = events([word[0] for word in (words * 3)[:4]], LENGTH)
+    choice = (await gateway.complete(stop=" that", min_tokens=min_tokens)).json()["choices"][0]
+    assert choice["text"] == text.replace("tick", "this").replace("tock", "that")
+
+
+@pytest.mark.parametrize(("skipped", "text"), [(True, " fine"), (False, "<|im_start|> fine")])
+async def test_special_tokens_are_shown_if_asked_for(
+    gateway: Gateway, text_model: TextModel, skipped: bool, text: str
+) -> None:
+    gateway.decode.script = events([1, *text_model.tokenizer.encode(" fine").ids])
+    choice = (await gateway.complete(skip_special_tokens=skipped)).json()["choices"][0]
+    assert choice["text"] == text
