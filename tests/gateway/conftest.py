@@ -114,6 +114,14 @@ def scored(token_id: int, top_logprobs: int) -> decode_pb2.TokenLogprobs:
     return decode_pb2.TokenLogprobs(logprob=-0.5, top_token_ids=candidates, top_logprobs=logprobs)
 
 
+def as_asked(request: decode_pb2.GenerateRequest) -> list[Step]:
+    """Return a short script with all that a request asks for: every answer, and log probabilities if wanted."""
+    sampling = request.sampling
+    top_logprobs = sampling.top_logprobs if sampling.HasField("top_logprobs") else None
+    answers = range(len(request.answers))
+    return [step for answer in answers for step in events([5, 6, 7], answer=answer, top_logprobs=top_logprobs)]
+
+
 @asynccontextmanager
 async def grpc_worker(
     servicer: ScriptedDecode | None = None, port: int = 0, host: str = "127.0.0.1", tls: Tls | None = None
