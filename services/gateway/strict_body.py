@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from common.errors import InvalidRequestError
+from services.gateway.parameter_errors import from_validation
 
 
 class StrictBody(BaseModel):
@@ -28,7 +28,4 @@ def parse(schema: type[BodyT], raw: bytes) -> BodyT:
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"])
-        message = f"{param}: {first['msg']}" if param else first["msg"]
-        raise InvalidRequestError(message, param=param or None) from None
+        raise from_validation(error) from None

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from common.errors import InvalidRequestError
+from services.gateway.parameter_errors import InvalidParameterError
 
 _NOT_SERVED = "this service does not have it"
 _NO_PROMPT_OUTPUTS = (
@@ -52,20 +52,24 @@ UNSUPPORTED: dict[str, Unsupported] = {
 }
 
 
-def prompt_logprobs_with_echo() -> InvalidRequestError:
+def prompt_logprobs_with_echo() -> InvalidParameterError:
     """Return the error for the log probabilities of a prompt that is echoed."""
-    return InvalidRequestError(f"echo with logprobs is not supported: {_NO_PROMPT_OUTPUTS}", param="echo")
+    return _refusal("echo", f"echo with logprobs is not supported: {_NO_PROMPT_OUTPUTS}")
 
 
 def check_supported(data: Mapping[str, object], fields: Collection[str]) -> None:
-    """Raise InvalidRequestError for a parameter that asks for what is not served, unless the body has such a field."""
+    """Raise InvalidParameterError for a parameter that asks for what is not served, unless it is a field."""
     for name, unsupported in UNSUPPORTED.items():
         if name not in fields and not _asks_for_nothing(data.get(name), unsupported.neutral):
             neutral = " or ".join(str(entry) for entry in unsupported.neutral)
             accepted = f" other than {neutral}" if neutral else ""
-            raise InvalidRequestError(f"{name}{accepted} is not supported: {unsupported.reason}", param=name)
+            raise _refusal(name, f"{name}{accepted} is not supported: {unsupported.reason}")
 
 
 def _asks_for_nothing(value: object, neutral: tuple[object, ...]) -> bool:
     # By type too: 0 == False, but for some parameters one asks for something and the other does not.
     return value is None or any(type(value) is type(entry) and value == entry for entry in neutral)
+
+
+def _refusal(name: str, message: str) -> InvalidParameterError:
+    return InvalidParameterError(message, param=name, openai_code="unsupported_parameter")

@@ -147,3 +147,26 @@ async def test_special_tokens_are_shown_if_asked_for(
     gateway.decode.script = events([1, *text_model.tokenizer.encode(" fine").ids])
     choice = (await gateway.complete(skip_special_tokens=skipped)).json()["choices"][0]
     assert choice["text"] == text
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"temperature": "hot"}, "invalid_type"),
+        ({"max_tokens": 5.5}, "invalid_type"),
+        ({"stop": 5}, "invalid_type"),
+        ({"temperature": 3}, "decimal_above_max_value"),
+        ({"presence_penalty": -3}, "decimal_below_min_value"),
+        ({"n": 0}, "integer_below_min_value"),
+        ({"n": 1000}, "integer_above_max_value"),
+        ({"stop": ["x"] * 17}, "array_above_max_length"),
+        ({"stop": "x" * 257}, "string_above_max_length"),
+        ({"prompt": None}, "missing_required_parameter"),
+        ({"structkv": {"methods": "full"}}, "unknown_parameter"),
+        ({"logit_bias": {"x": 1}}, "invalid_value"),
+        ({"suffix": "end"}, "unsupported_parameter"),
+        ({"echo": True, "logprobs": 1}, "unsupported_parameter"),
+    ],
+)
+async def test_what_is_wrong_has_openais_code(gateway: Gateway, body: dict, code: str) -> None:
+    assert error_of(await gateway.complete(**body), 400)["code"] == code
