@@ -2,7 +2,10 @@
 
 import pytest
 
+from common.skeleton.selection import Selection
+from services.gateway.selection_options import StructKVOptions
 from services.gateway.text_model import TextModel
+from services.gateway.unsupported import UNSUPPORTED
 from tests.gateway.conftest import LENGTH, STOP, Gateway, events
 from tests.gateway.test_api import error_of, frames
 
@@ -170,3 +173,72 @@ async def test_special_tokens_are_shown_if_asked_for(
 )
 async def test_what_is_wrong_has_openais_code(gateway: Gateway, body: dict, code: str) -> None:
     assert error_of(await gateway.complete(**body), 400)["code"] == code
+
+
+STRUCTKV = {
+    "method": "snapkv",
+    "variant": "paper",
+    "kv_retention": 0.25,
+    "kv_tokens": 300,
+    "struct_retention": 0.5,
+    "window_tokens": 16,
+    "sink_tokens": 2,
+    "floor_tokens": 64,
+    "saliency": "sum",
+    "ranked_by": "saliency",
+    "granularity": "head",
+    "pool_tokens": 3,
+    "block_tokens": 8,
+    "decay": 0.5,
+    "pivot": "online",
+    "pivot_layer": 9,
+    "codec": "raw",
+}
+
+
+@pytest.mark.parametrize("name", STRUCTKV)
+async def test_each_field_of_structkv_reaches_decode(gateway: Gateway, name: str) -> None:
+    assert {*STRUCTKV, "return_stats"} == set(StructKVOptions.model_fields)
+    assert (await gateway.complete(structkv={name: STRUCTKV[name]})).status_code == 200
+    chosen = Selection.from_pb(gateway.decode.request.selection)
+    assert chosen == Selection.of({name: STRUCTKV[name]})
+    assert chosen != Selection()
+
+
+ASKS_FOR_SOMETHING: dict[str, object] = {
+    "suffix": "end",
+    "prompt_logprobs": 1,
+    "use_beam_search": True,
+    "length_penalty": 0.5,
+    "bad_words": ["bad"],
+    "allowed_token_ids": [5],
+    "truncate_prompt_tokens": 100,
+    "prompt_embeds": "AAAA",
+    "chat_template": "{{ messages }}",
+    "chat_template_kwargs": {"enable_thinking": False},
+    "documents": [{"text": "a"}],
+    "add_generation_prompt": False,
+    "continue_final_message": True,
+    "tools": [{"type": "function"}],
+    "tool_choice": "required",
+    "functions": [{"name": "f"}],
+    "function_call": {"name": "f"},
+    "response_format": {"type": "json_object"},
+    "structured_outputs": {"choice": ["a"]},
+    "guided_json": {},
+    "guided_regex": "a+",
+    "guided_choice": ["a"],
+    "guided_grammar": "root ::= x",
+    "modalities": ["audio"],
+    "audio": {"voice": "a"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in UNSUPPORTED if name != "echo"])
+async def test_what_is_not_served_is_refused(gateway: Gateway, name: str) -> None:
+    for ask in (gateway.complete, gateway.chat):
+        error = error_of(await ask(**{name: ASKS_FOR_SOMETHING[name]}), 400)
+        assert (error["param"], error["code"]) == (name, "unsupported_parameter")
+        assert name in error["message"]
+        for neutral in [None, *UNSUPPORTED[name].neutral]:
+            assert (await ask(**{name: neutral})).status_code == 200
