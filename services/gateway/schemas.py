@@ -3,12 +3,22 @@
 from abc import abstractmethod
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from common.errors import InvalidRequestError
 from services.gateway.fields import LogitBias, MessageText, Prompts, StopStrings
 from services.gateway.selection_options import StructKVOptions
 from services.gateway.strict_body import StrictBody
+from services.gateway.structured import StructuredRequest
+from services.gateway.tools.schemas import (
+    MAX_TOOLS,
+    FunctionDefinition,
+    MessageToolCall,
+    NamedToolChoice,
+    Tool,
+    ToolChoice,
+)
 from services.gateway.unsupported import check_supported, prompt_logprobs_with_echo
 
 MAX_MESSAGES = 2048
@@ -28,7 +38,7 @@ class StreamOptions(StrictBody):
     continuous_usage_stats: bool = False
 
 
-class GenerationRequest(StrictBody):
+class GenerationRequest(StructuredRequest):
     """What both endpoints understand."""
 
     model: str
@@ -118,11 +128,32 @@ class Message(StrictBody):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: MessageText
+    content: MessageText | None = None
     name: str | None = None
+    tool_calls: list[MessageToolCall] = Field([], max_length=MAX_TOOLS)
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _check_content(self) -> "Message":
+        if self.tool_calls and self.role != "assistant":
+            raise InvalidRequestError("only an assistant's message has tool_calls", param="messages")
+        if self.content is None and not self.tool_calls:
+            raise InvalidRequestError(
+                "every message needs content, but an assistant's with tool_calls", param="messages"
+            )
+        return self
 
 
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+
+def _distinct(tools: list[Tool]) -> list[Tool]:
+    if len({tool.function.name for tool in tools}) < len(tools):
+        raise PydanticCustomError("tools", "every function needs a name of its own")
+    return tools
+
+
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_distinct)]
 
 
 class ChatRequest(GenerationRequest):
@@ -131,6 +162,38 @@ class ChatRequest(GenerationRequest):
     messages: Messages
     logprobs: bool = False
     top_logprobs: _TopLogprobs = 0
+    tools: Tools = Field([])
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+
+    @property
+    def offered_tools(self) -> list[Tool]:
+        """The tools that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def callable_functions(self) -> list[FunctionDefinition]:
+        """The functions that an answer may call: all that are offered, or the one that it must."""
+        functions = [tool.function for tool in self.offered_tools]
+        if isinstance(self.tool_choice, NamedToolChoice):
+            return [function for function in functions if function.name == self.tool_choice.function.name]
+        return functions
+
+    @property
+    def must_call(self) -> bool:
+        """Whether an answer is calls and nothing else."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedToolChoice)
+
+    @property
+    def may_call_many(self) -> bool:
+        """Whether an answer may have several calls."""
+        return self.parallel_tool_calls and not isinstance(self.tool_choice, NamedToolChoice)
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> "ChatRequest":
+        if self.must_call and not self.callable_functions:
+            raise InvalidRequestError("tool_choice asks for a function that is not in tools", param="tool_choice")
+        return self
 
     @model_validator(mode="after")
     def _check_logprobs(self) -> "ChatRequest":
