@@ -14,6 +14,7 @@ Entry = dict[str, Any]
 
 _NO_ARGUMENTS: Entry = {"type": "object", "properties": {}}
 _ANY_ARGUMENTS: Entry = {"type": "object"}
+_TYPED = {"type", "$ref", "anyOf", "oneOf", "allOf"}
 
 
 def forced_calls(
@@ -91,16 +92,13 @@ def _call_rules(
         f'{json.dumps(_object_head(function, form))} @arguments_{place} "}}"'
         for place, function in enumerate(functions)
     ]
+    another_call, another_object = (f" ({separator} {rule})*" if parallel else "" for rule in ("call", "object"))
     if form.repeats_markers:
-        calls = [f"calls: call ({separator} call)*", f"call: {begin} behind_begin"]
+        calls = [f"calls: call{another_call}", f"call: {begin} behind_begin"]
         calls += [f"behind_begin: {opening} object {closing} {end}"]
     else:
-        calls = [
-            f"calls: {begin} behind_begin",
-            f"behind_begin: {opening} object ({separator} object)* {closing} {end}",
-        ]
-    if not parallel:
-        calls = [rule.replace(f" ({separator} call)*", "").replace(f" ({separator} object)*", "") for rule in calls]
+        calls = [f"calls: {begin} behind_begin"]
+        calls += [f"behind_begin: {opening} object{another_object} {closing} {end}"]
     return [*calls, f"object: {' | '.join(objects)}"]
 
 
@@ -114,6 +112,4 @@ def _terminal(marker: str, special_ids: Mapping[str, int]) -> str:
 
 def _parameters(function: FunctionDefinition) -> Entry:
     parameters = _NO_ARGUMENTS if function.parameters is None else function.parameters
-    return (
-        parameters if parameters.keys() & {"type", "$ref", "anyOf", "oneOf", "allOf"} else _ANY_ARGUMENTS | parameters
-    )
+    return parameters if _TYPED & parameters.keys() else _ANY_ARGUMENTS | parameters
