@@ -3,11 +3,12 @@
 from abc import abstractmethod
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from common.errors import InvalidRequestError
 from services.gateway.fields import LogitBias, MessageText, Prompts, StopStrings
+from services.gateway.parameter_errors import InvalidParameterError
 from services.gateway.selection_options import StructKVOptions
 from services.gateway.strict_body import StrictBody
 from services.gateway.structured import StructuredRequest
@@ -127,24 +128,27 @@ class CompletionRequest(GenerationRequest):
 class Message(StrictBody):
     """One message of a conversation."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["content"]}, {"required": ["tool_calls"]}]})
+
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: MessageText | None = None
     name: str | None = None
     tool_calls: list[MessageToolCall] = Field([], max_length=MAX_TOOLS)
     tool_call_id: str | None = None
 
-    @model_validator(mode="after")
-    def _check_content(self) -> "Message":
-        if self.tool_calls and self.role != "assistant":
-            raise InvalidRequestError("only an assistant's message has tool_calls", param="messages")
-        if self.content is None and not self.tool_calls:
-            raise InvalidRequestError(
-                "every message needs content, but an assistant's with tool_calls", param="messages"
-            )
-        return self
+
+def _speaking(messages: list[Message]) -> list[Message]:
+    for place, message in enumerate(messages):
+        if message.tool_calls and message.role != "assistant":
+            param = f"messages.{place}.tool_calls"
+            raise InvalidRequestError(f"{param}: only an assistant's message has calls", param=param)
+        if message.content is None and not message.tool_calls:
+            param = f"messages.{place}.content"
+            raise InvalidParameterError(f"{param}: required", param=param, openai_code="missing_required_parameter")
+    return messages
 
 
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(_speaking)]
 
 
 def _distinct(tools: list[Tool]) -> list[Tool]:

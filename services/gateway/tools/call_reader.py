@@ -67,7 +67,7 @@ class CallReader:
         self.is_complete = end is not None
         self.raw += text
         arguments = self._begin() if self.name is None else self._more(text)
-        return arguments, self._forgotten_brace() or rest
+        return arguments, self._forgotten_brace() + rest
 
     def _begin(self) -> str:
         """Return the first of the arguments if the name is known now."""
@@ -90,7 +90,7 @@ class CallReader:
     def _forgotten_brace(self) -> str:
         """End an object whose last brace the model has left out; return what is there instead."""
         behind = self.raw[self._behind_arguments :].lstrip() if self._behind_arguments else ""
-        if self.is_complete or not behind or behind[0] in ",}":
+        if not behind or behind[0] in ",}":
             return ""
         self.is_complete = True
         return behind
