@@ -17,8 +17,8 @@ THINGS = (
     "a weather station, a dragon, a train ticket, a kitchen knife, a polar bear, a birthday cake, a football match, "
     "a microscope, a desert fox, a queen, a jazz band, a bridge in Porto, a wind turbine, a snail, a doctor, a castle, "
     "a spaceship, a coffee machine, a teacher in Nairobi, a storm, a river boat, a computer mouse, a garden gnome, "
-    "a new planet, a bus driver, a pearl, a haunted house, a potato, a marathon runner, a telescope, a wolf, a painter, "
-    "a bookshop, a honey jar"
+    "a new planet, a bus driver, a pearl, a haunted house, a potato, a marathon runner, a telescope, a wolf, "
+    "a painter, a bookshop, a honey jar"
 ).split(", ")
 
 CARD = {

@@ -6,8 +6,6 @@ import re
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from common.model.source import resolve
-from common.settings import DEFAULT_MODEL
 from services.gateway.text_model import TextModel
 from tests.gateway.conftest import Gateway, events
 from tests.gateway.test_agreement import GRAMMAR
@@ -18,12 +16,6 @@ PERSON = {
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
     "required": ["name"],
 }
-
-
-@pytest.fixture(scope="session")
-def tokenizer() -> LLTokenizer:
-    folder = resolve(DEFAULT_MODEL, weights=False)
-    return LLTokenizer((folder / "tokenizer.json").read_text(), eos_token=[2])
 
 
 def json_schema(schema: object, **options: object) -> dict:
@@ -41,10 +33,10 @@ async def grammar_for(gateway: Gateway, body: dict) -> str:
     return first
 
 
-def follows(text: str, grammar: str, tokenizer: LLTokenizer) -> bool:
-    matcher = LLMatcher(tokenizer, grammar, log_level=0)
+def follows(text: str, grammar: str, grammar_tokenizer: LLTokenizer) -> bool:
+    matcher = LLMatcher(grammar_tokenizer, grammar, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
-    token_ids = tokenizer.tokenize_str(text)
+    token_ids = grammar_tokenizer.tokenize_str(text)
     return matcher.try_consume_tokens(token_ids) == len(token_ids) and matcher.is_accepting()
 
 
@@ -69,11 +61,11 @@ def follows(text: str, grammar: str, tokenizer: LLTokenizer) -> bool:
     ],
 )
 async def test_a_form_reaches_decode_as_a_grammar(
-    gateway: Gateway, tokenizer: LLTokenizer, body: dict, fit: list[str], unfit: list[str]
+    gateway: Gateway, grammar_tokenizer: LLTokenizer, body: dict, fit: list[str], unfit: list[str]
 ) -> None:
     grammar = await grammar_for(gateway, body)
-    assert [text for text in fit if not follows(text, grammar, tokenizer)] == []
-    assert [text for text in unfit if follows(text, grammar, tokenizer)] == []
+    assert [text for text in fit if not follows(text, grammar, grammar_tokenizer)] == []
+    assert [text for text in unfit if follows(text, grammar, grammar_tokenizer)] == []
 
 
 @pytest.mark.parametrize("body", [{}, {"response_format": {"type": "text"}}, {"response_format": None}])
@@ -82,9 +74,9 @@ async def test_without_a_form_there_is_no_grammar(gateway: Gateway, body: dict) 
 
 
 @pytest.mark.parametrize("text", ['{"name":  "Ada"}', '{\n\n"name": "Ada"}', '{"name": "Ada"\n' + " " * 33 + "}"])
-async def test_white_space_is_bounded(gateway: Gateway, tokenizer: LLTokenizer, text: str) -> None:
+async def test_white_space_is_bounded(gateway: Gateway, grammar_tokenizer: LLTokenizer, text: str) -> None:
     json.loads(text)
-    assert not follows(text, await grammar_for(gateway, json_schema(PERSON)), tokenizer)
+    assert not follows(text, await grammar_for(gateway, json_schema(PERSON)), grammar_tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +93,9 @@ async def test_white_space_is_bounded(gateway: Gateway, tokenizer: LLTokenizer, 
     ],
 )
 async def test_objects_have_the_properties_that_their_schema_names_unless_it_says_otherwise(
-    gateway: Gateway, tokenizer: LLTokenizer, schema: dict, text: str, allowed: bool
+    gateway: Gateway, grammar_tokenizer: LLTokenizer, schema: dict, text: str, allowed: bool
 ) -> None:
-    assert follows(text, await grammar_for(gateway, json_schema(schema)), tokenizer) is allowed
+    assert follows(text, await grammar_for(gateway, json_schema(schema)), grammar_tokenizer) is allowed
 
 
 SCHEMA = "response_format.json_schema.schema"
