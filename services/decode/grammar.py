@@ -74,8 +74,10 @@ class GrammarCompiler:
             raise InvalidRequestError(f"this model cannot follow a grammar: {self._obstacle}")
         check_cost(grammar)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
-        if matcher.is_error():
-            raise InvalidRequestError(f"the grammar cannot be compiled: {reason_of(matcher.get_error())}")
+        probe = matcher.deep_copy()
+        probe.compute_bitmask()  # some are found to be too complex only then
+        if probe.is_error():
+            raise InvalidRequestError(f"the grammar cannot be compiled: {reason_of(probe.get_error())}")
         return Grammar(matcher, self._search)
 
 

@@ -10,7 +10,7 @@ from common.errors import InvalidRequestError
 from common.grammar import reason_of
 from services.decode.ending import EndingSearch
 
-_LONGEST_ENDING = 512
+_LONGEST_ENDING = 256
 _LEAST_WATCHED_TOKENS = 64
 
 

@@ -179,6 +179,7 @@ async def test_others_in_the_batch_are_not_changed(workers: Workers) -> None:
         (json.dumps({"grammars": [{"lark_grammar": "start: <|nowhere|>"}]}), "unknown special token"),
         (json.dumps({"grammars": [{"lark_grammar": "start: r0\n" + "r: r\n" * 2000}]}), "1000 rules"),
         (regex_grammar("a" * 300_000), "larger than"),
+        (regex_grammar("a{1000}{1000}"), "too many expressions"),
     ],
 )
 async def test_a_grammar_that_cannot_be_compiled_is_refused(grammar: str, reason: str, workers: Workers) -> None:

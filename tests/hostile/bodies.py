@@ -73,6 +73,7 @@ _GRAMMARS = [
     "root ::= " + "[" * 3000,
     "\ud83d",
 ]
+_REGEXES = ["(" * 5000, "(?=a)", "a{1000}{1000}", r"[^\W\w]", r"\p{L}"]
 
 
 def _form(dice: random.Random) -> dict[str, Any]:
