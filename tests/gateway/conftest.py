@@ -56,7 +56,7 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
         self.requests.append(request)
         self.time_remaining = context.time_remaining()
         try:
-            known = len(request.answers[0].token_ids)
+            known = sum(len(answer.token_ids) for answer in request.answers)
             for step in self.script:
                 if known and isinstance(step, decode_pb2.GenerateEvent):
                     known -= len(step.token_ids)
