@@ -8,6 +8,7 @@ from common.model.decoder import ModelSpec
 from common.skeleton import wire
 from common.skeleton.selection import CODECS, Selection
 from common.skeleton.spec import SkeletonSpec
+from common.skeleton.tensor_bytes import dtype_name
 from services.prefill.outputs import KeptLayer
 
 
@@ -15,7 +16,7 @@ class ByteCounter:
     """Counts the keys and values of one prompt's layers, codec by codec.
 
     Attributes:
-        num_bytes: so far, by codec. A prompt that is left whole crosses exactly, so it has a single one, "exact".
+        num_bytes: so far, by codec. A prompt that is left whole crosses exactly, in the model's own dtype only.
         chosen: the codec in which the skeleton would be sent.
     """
 
@@ -29,7 +30,8 @@ class ByteCounter:
         """Return a counter; codecs that the model cannot have are left out, unless it is the one asked for."""
         chosen = SkeletonSpec.of(model, token_ids, selection)
         if chosen.is_whole:
-            return cls({"exact": chosen}, "exact")
+            name = f"exact {dtype_name(model.dtype)}"
+            return cls({name: chosen}, name)
         skeletons = {}
         for codec in CODECS:
             try:

@@ -35,6 +35,7 @@ def render(inspection: Inspection) -> str:
         layers=recording.model.num_layers,
         pieces=list(zip(inspection.prompt.pieces, _marks(inspection), strict=True)),
         cut=inspection.went_all_the_way < recording.prompt_tokens,
+        has_window=inspection.window_tokens > 0,
         has_blocks=recording.blocks is not None,
         summary=lines(inspection),
         bars=_bars(inspection),

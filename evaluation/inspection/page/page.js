@@ -212,6 +212,8 @@ function drawPivotLine(pen, style, width) {
 
 /* Curves */
 
+const brief = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 2 });
+
 function svg(name, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -243,7 +245,7 @@ function drawCurve(id, curve, colour) {
   target.replaceChildren(
     svg("line", { x1: LEFT, x2: width, y1: height - 1, y2: height - 1, stroke: "var(--line)" }),
     path(points, colour),
-    svg("text", { x: LEFT - 5, y: 14, "text-anchor": "end" }, top.toPrecision(2).replace(/^0\./, ".")),
+    svg("text", { x: LEFT - 5, y: 14, "text-anchor": "end" }, brief.format(top)),
   );
 }
 
