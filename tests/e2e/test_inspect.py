@@ -24,7 +24,8 @@ def test_what_is_drawn_is_what_the_service_says(
     text, number = needle_prompt(3)
     (tmp_path / "text").write_text(text)
     flags = ["--method", method, "--file", str(tmp_path / "text"), "--out", str(tmp_path)]
-    done = subprocess.run([STRUCTKV, "inspect", "--model", MODEL, *flags], capture_output=True, text=True)
+    command = [STRUCTKV, "inspect", "--model", MODEL, *flags]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     inspected = json.loads((tmp_path / f"{STEM}.json").read_text())
     answer = up.client.chat.completions.create(
