@@ -60,6 +60,11 @@ class CallReader:
         self._arguments_end: ObjectEnd | None = None
         self._behind_arguments = 0
 
+    @property
+    def has_arguments(self) -> bool:
+        """Whether the call is whole, if perhaps not its object."""
+        return self.name is not None and self._arguments_end is None
+
     def push(self, text: str) -> tuple[str, str]:
         """Take text; return what is new of the arguments, and what is behind the object."""
         end = self._end.find(text)

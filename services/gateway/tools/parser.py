@@ -20,6 +20,9 @@ class ToolCallParser:
     """Lets content through, and takes calls out of it. The result does not depend on how the text is cut.
 
     Markers are never content, nor is white space between calls. What stands in a call's place and is none is content.
+
+    Attributes:
+        num_calls: those that are whole.
     """
 
     def __init__(self, form: ToolFormat, names: Collection[str], *, parallel: bool) -> None:
@@ -46,6 +49,8 @@ class ToolCallParser:
         """Return what is left at the answer's end."""
         if self._place is _Place.CALL and self._reader.name is None:
             self._content += self._reader.raw
+        elif self._place is _Place.CALL:
+            self.num_calls += self._reader.has_arguments
         elif self._place in {_Place.START, _Place.CONTENT} and not (self.num_calls and self._held.isspace()):
             self._content += self._held
         self._held = ""

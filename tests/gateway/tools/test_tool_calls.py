@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from llguidance import LLTokenizer
+from tokenizers import Tokenizer
 
 from common.pb import decode_pb2
 from services.gateway.chat_template import ChatTemplate
+from services.gateway.detokenizer import special_token_ids
 from services.gateway.text_model import TextModel
 from services.gateway.tools.formats import HERMES
 from tests.gateway.conftest import STOP, Gateway, StartGateway, events
@@ -182,6 +184,27 @@ async def test_the_form_can_be_set(start_gateway: StartGateway, text_model: Text
     says(gateway, text_model, '[TOOL_CALLS] [{"name": "now", "arguments": {}}]', STOP)
     gateway.decode.script[-1].token_ids.append(2)  # type: ignore[union-attr]
     assert (await chat(gateway))["message"]["tool_calls"][0]["function"]["name"] == "now"
+
+
+async def test_markers_that_are_special_tokens_are_found_and_forced(
+    start_gateway: StartGateway, text_model: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer.from_str(text_model.tokenizer.to_str())
+    tokenizer.add_special_tokens(["[TOOL_CALLS]"])
+    marker = tokenizer.token_to_id("[TOOL_CALLS]")
+    model = replace(text_model, tokenizer=tokenizer, special_token_ids=special_token_ids(tokenizer))
+    monkeypatch.setattr("services.gateway.server.load_text_model", lambda _: model)
+    gateway = await start_gateway(tool_call_parser="mistral")
+    says(gateway, model, '[TOOL_CALLS] [{"name": "now", "arguments": {}}]')
+    assert gateway.decode.script[0].token_ids == [marker]  # type: ignore[union-attr]
+    message = (await chat(gateway, tool_choice="required"))["message"]
+    assert (message["content"], message["tool_calls"][0]["function"]["name"]) == (None, "now")
+    assert f"<[{marker}]>" in gateway.decode.request.sampling.grammar
+
+
+async def test_a_call_whose_object_does_not_end_counts(gateway: Gateway, text_model: TextModel) -> None:
+    says(gateway, text_model, '<tool_call>{"name": "now", "arguments": {}')
+    assert (await chat(gateway))["finish_reason"] == "tool_calls"
 
 
 @pytest.mark.parametrize(
