@@ -23,8 +23,8 @@ _MAX_REASON_CHARACTERS = 500
 LIMITS = LLParserLimits(
     verbose_errors=False, initial_lexer_fuel=200_000, step_lexer_fuel=20_000, max_lexer_states=20_000
 )
-"""Of one answer's matcher: a tenth of llguidance's own, with which a step takes seconds for a repetition of repetitions,
-and everybody else in the batch as long. Schemas of hundreds of objects need less."""
+"""Of one answer's matcher: a fraction of llguidance's own, with which a step takes seconds for a repetition of
+repetitions, and so does everybody else's in the batch. Schemas of hundreds of objects need less."""
 
 
 def check_grammar(grammar: str, param: str | None = None) -> None:

@@ -137,7 +137,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             client = PrefillClient(stall_seconds=stall_seconds)
             stack.push_async_callback(client.close)
             loader = SkeletonLoader(engine.pool, client, store)
-            grammars = grammars or GrammarCompiler(None, "none was loaded")
+            grammars = grammars or GrammarCompiler(None, obstacle="none was loaded")
             decode_server = DecodeServer(engine, decode, loader, grammars, codecs)
             decode_target = await stack.enter_async_context(
                 _serving(

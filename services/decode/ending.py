@@ -15,8 +15,9 @@ class EndingSearch:
     For JSON that is an ending as short as they come; for other grammars it is one, if it is found at all.
     """
 
-    def __init__(self, tokenizer: LLTokenizer) -> None:
-        self._rank = _ranks(tokenizer)  # [V]: lower goes first
+    def __init__(self, tokenizer: LLTokenizer, vocab_size: int) -> None:
+        """Take the tokenizer, and how many of its tokens the model has."""
+        self._rank = _ranks(tokenizer)[:vocab_size]  # [V]: lower goes first
         self.eos_token_ids = tokenizer.eos_tokens
 
     def search(self, matcher: LLMatcher, limit: int) -> list[int] | None:
@@ -32,7 +33,7 @@ class EndingSearch:
     def _likeliest_to_end(self, state: LLMatcher) -> int | None:
         bits = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(self._rank)].astype(bool)
-        token = int(np.where(allowed, self._rank, len(self._rank)).argmin())
+        token = int(np.where(allowed, self._rank, np.iinfo(np.int64).max).argmin())
         return token if allowed[token] and not state.is_error() else None
 
 

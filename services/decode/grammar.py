@@ -24,10 +24,11 @@ logger = logging.getLogger(__name__)
 class GrammarCompiler:
     """Makes the matchers of answers; `obstacle` says why there can be none with this model, if so."""
 
-    def __init__(self, tokenizer: LLTokenizer | None, obstacle: str = "") -> None:
+    def __init__(self, tokenizer: LLTokenizer | None, vocab_size: int = 0, obstacle: str = "") -> None:
+        """Take the tokenizer, or why there is none, and how many of its tokens the model has."""
         self._tokenizer = tokenizer
         self._obstacle = obstacle
-        self._search = None if tokenizer is None else EndingSearch(tokenizer)
+        self._search = None if tokenizer is None else EndingSearch(tokenizer, vocab_size)
         self._grammars: OrderedDict[str, Grammar] = OrderedDict()
         # One thread: compiling drops the interpreter's lock, and takes no more than one core from the steps.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
@@ -39,11 +40,11 @@ class GrammarCompiler:
         obstacle = "the decode worker's model has no tokenizer.json"
         if path.is_file():
             try:
-                return cls(_read(path, vocab_size, eos_token_ids(folder)))
+                return cls(_read(path, vocab_size, eos_token_ids(folder)), vocab_size)
             except ValueError as error:
                 obstacle = f"llguidance cannot use the model's tokenizer: {reason_of(str(error))}"
         logger.warning("no grammars: structured answers and forced tools are refused", extra={"reason": obstacle})
-        return cls(None, obstacle)
+        return cls(None, obstacle=obstacle)
 
     async def matchers(
         self, grammar: str, max_tokens: int, answers: Sequence[Sequence[int]]

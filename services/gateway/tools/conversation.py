@@ -13,6 +13,7 @@ from services.gateway.tools.schemas import MessageToolCall, Tool
 
 Described = dict[str, Any]
 
+_FUNCTION_KEYS = ("name", "description", "parameters")
 _MISTRAL_ID_LENGTH = 9
 """The templates of Mistral's models refuse others."""
 
@@ -36,9 +37,6 @@ def conversation(
 def _described(tool: Tool) -> Described:
     function = {"parameters": {"type": "object", "properties": {}}, **tool.function.model_dump(exclude_none=True)}
     return {"type": "function", "function": {key: function[key] for key in _FUNCTION_KEYS if key in function}}
-
-
-_FUNCTION_KEYS = ("name", "description", "parameters")
 
 
 def _entry(place: int, message: Message, form: ToolFormat) -> ChatMessage:
