@@ -9,6 +9,8 @@ _OPTIONS: JsonSchema = {"whitespace_pattern": r"\x20|\n\x20{0,32}"}
 """One space, or a new line and its indentation: what JSON in the wild has. Any amount, as the standard allows, is a
 loop that small models do not leave."""
 
+_WHOLE_NUMBERS: JsonSchema = {"minimum": -9 * 10**18, "maximum": 9 * 10**18}
+_BOUNDING = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const"}
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLES = ("items", "additionalProperties", "additionalItems")
@@ -18,8 +20,7 @@ _OF_OBJECTS = {"properties", "required", "additionalProperties", "patternPropert
 
 def json_entry(schema: JsonSchema) -> JsonSchema:
     """Return the entry of a serialised grammar for JSON that a schema describes. Its order of properties is kept."""
-    bounded = schema if _combines_objects(schema) else _closed(schema)
-    return {"json_schema": {**bounded, "x-guidance": _OPTIONS}}
+    return {"json_schema": {**_bounded(schema, closes=not _combines_objects(schema)), "x-guidance": _OPTIONS}}
 
 
 def serialised(entries: list[JsonSchema]) -> str:
@@ -27,29 +28,38 @@ def serialised(entries: list[JsonSchema]) -> str:
     return json.dumps({"grammars": entries}, separators=(",", ":"))
 
 
-def _closed(schema: JsonSchema) -> JsonSchema:
-    """Return the schema without the properties that it does not name, where it does not say that there may be some.
+def _bounded(schema: JsonSchema, *, closes: bool) -> JsonSchema:
+    """Return a schema whose answers follow the given one too, and find an end.
 
-    What follows it follows the given one too. With them, models do not find an end.
+    Whole numbers without a bound get 64 bits. With `closes`, objects have no properties but those that they name,
+    where they do not say that there may be others.
     """
-    inner = {key: _closed_within(key, value) for key, value in schema.items()}
-    named = schema.get("properties")
-    if not isinstance(named, dict) or {"additionalProperties", "patternProperties"} & schema.keys():
-        return inner
-    required = schema.get("required", [])
-    if "minProperties" in schema or not isinstance(required, list) or not set(map(str, required)) <= named.keys():
-        return inner
-    return {**inner, "additionalProperties": False}
+    inner = {key: _bounded_within(key, value, closes) for key, value in schema.items()}
+    if schema.get("type") == "integer" and not _BOUNDING & schema.keys():
+        return _WHOLE_NUMBERS | inner
+    if closes and _may_close(schema):
+        return {**inner, "additionalProperties": False}
+    return inner
 
 
-def _closed_within(key: str, value: Any) -> Any:
+def _bounded_within(key: str, value: Any, closes: bool) -> Any:
+    def bounded(entry: Any) -> Any:
+        return _bounded(entry, closes=closes) if isinstance(entry, dict) else entry
+
     if key in _MAPS and isinstance(value, dict):
-        return {name: _closed(entry) if isinstance(entry, dict) else entry for name, entry in value.items()}
+        return {name: bounded(entry) for name, entry in value.items()}
     if key in _LISTS and isinstance(value, list):
-        return [_closed(entry) if isinstance(entry, dict) else entry for entry in value]
-    if key in _SINGLES and isinstance(value, dict):
-        return _closed(value)
-    return value
+        return [bounded(entry) for entry in value]
+    return bounded(value) if key in _SINGLES else value
+
+
+def _may_close(schema: JsonSchema) -> bool:
+    """Tell whether an object names its properties, and neither asks for others nor says what they would be."""
+    named, required = schema.get("properties"), schema.get("required", [])
+    if not isinstance(named, dict) or not isinstance(required, list):
+        return False
+    others = {"additionalProperties", "patternProperties", "minProperties"} & schema.keys()
+    return not others and set(map(str, required)) <= named.keys()
 
 
 def _combines_objects(schema: JsonSchema) -> bool:

@@ -89,10 +89,13 @@ async def test_white_space_is_bounded(gateway: Gateway, grammar_tokenizer: LLTok
         ({"allOf": [PERSON, {"properties": {"more": {}}, "required": ["more"]}]}, '{"name": "Ada", "more": 1}', True),
         ({"type": "array", "items": PERSON}, '[{"name": "Ada", "more": 1}]', False),
         ({"$ref": "#/$defs/p", "$defs": {"p": PERSON}}, '{"name": "Ada", "more": 1}', False),
+        ({"type": "integer"}, "-9000000000000000000", True),
+        ({"type": "integer"}, "1" * 20, False),
+        ({"type": "array", "items": {"type": "integer", "minimum": 0}}, f"[{'1' * 20}]", True),
         ({"type": "object", "properties": {"properties": PERSON}}, '{"properties": {"name": "Ada"}}', True),
     ],
 )
-async def test_objects_have_the_properties_that_their_schema_names_unless_it_says_otherwise(
+async def test_what_a_schema_leaves_open_is_bounded_unless_it_says_otherwise(
     gateway: Gateway, grammar_tokenizer: LLTokenizer, schema: dict, text: str, allowed: bool
 ) -> None:
     assert follows(text, await grammar_for(gateway, json_schema(schema)), grammar_tokenizer) is allowed
