@@ -1,30 +1,18 @@
 """What clients may send to be answered: OpenAI's two request bodies, with vLLM's parameters and our own object."""
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
-from pydantic.config import JsonDict
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from common.errors import InvalidRequestError
-from services.gateway.fields import LogitBias, MessageText, Prompts, StopStrings
-from services.gateway.parameter_errors import InvalidParameterError
+from services.gateway.fields import LogitBias, Prompts, StopStrings
+from services.gateway.messages import Messages
 from services.gateway.selection_options import StructKVOptions
 from services.gateway.strict_body import StrictBody
 from services.gateway.structured import StructuredRequest
-from services.gateway.tools.schemas import (
-    MAX_TOOLS,
-    FunctionDefinition,
-    MessageToolCall,
-    NamedToolChoice,
-    Tool,
-    ToolChoice,
-)
+from services.gateway.tools.schemas import ToolRequest
 from services.gateway.unsupported import check_supported, prompt_logprobs_with_echo
-
-MAX_MESSAGES = 2048
-"""A template takes time for each message, so that a body full of tiny ones would cost more than its bytes."""
 
 MAX_CHOICES = 128
 """Answers of one request, over all its prompts."""
@@ -126,89 +114,12 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
 
-_WITH_CONTENT: JsonDict = {
-    "properties": {"content": {"type": ["string", "array"]}, "tool_calls": {"type": ["null", "array"], "maxItems": 0}},
-    "required": ["content"],
-}
-_WITH_CALLS: JsonDict = {
-    "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
-    "required": ["tool_calls"],
-}
-
-
-class Message(StrictBody):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(json_schema_extra={"anyOf": [_WITH_CONTENT, _WITH_CALLS]})
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: MessageText | None = None
-    name: str | None = None
-    tool_calls: list[MessageToolCall] = Field([], max_length=MAX_TOOLS)
-    tool_call_id: str | None = None
-
-
-def _speaking(messages: list[Message]) -> list[Message]:
-    for place, message in enumerate(messages):
-        if message.tool_calls and message.role != "assistant":
-            param = f"messages.{place}.tool_calls"
-            raise InvalidRequestError(f"{param}: only an assistant's message has calls", param=param)
-        if message.content is None and not message.tool_calls:
-            param = f"messages.{place}.content"
-            raise InvalidParameterError(f"{param}: required", param=param, openai_code="missing_required_parameter")
-    return messages
-
-
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(_speaking)]
-
-
-def _distinct(tools: list[Tool]) -> list[Tool]:
-    if len({tool.function.name for tool in tools}) < len(tools):
-        raise PydanticCustomError("tools", "every function needs a name of its own")
-    return tools
-
-
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_distinct)]
-
-
-class ChatRequest(GenerationRequest):
+class ChatRequest(ToolRequest, GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
     messages: Messages
     logprobs: bool = False
     top_logprobs: _TopLogprobs = 0
-    tools: Tools = Field([])
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool = True
-
-    @property
-    def offered_tools(self) -> list[Tool]:
-        """The tools that the model may call."""
-        return [] if self.tool_choice == "none" else self.tools
-
-    @property
-    def callable_functions(self) -> list[FunctionDefinition]:
-        """The functions that an answer may call: all that are offered, or the one that it must."""
-        functions = [tool.function for tool in self.offered_tools]
-        if isinstance(self.tool_choice, NamedToolChoice):
-            return [function for function in functions if function.name == self.tool_choice.function.name]
-        return functions
-
-    @property
-    def must_call(self) -> bool:
-        """Whether an answer is calls and nothing else."""
-        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedToolChoice)
-
-    @property
-    def may_call_many(self) -> bool:
-        """Whether an answer may have several calls."""
-        return self.parallel_tool_calls and not isinstance(self.tool_choice, NamedToolChoice)
-
-    @model_validator(mode="after")
-    def _check_tools(self) -> "ChatRequest":
-        if self.must_call and not self.callable_functions:
-            raise InvalidRequestError("tool_choice asks for a function that is not in tools", param="tool_choice")
-        return self
 
     @model_validator(mode="after")
     def _check_logprobs(self) -> "ChatRequest":

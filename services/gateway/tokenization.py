@@ -7,11 +7,12 @@ from pydantic import ConfigDict, Field, model_validator
 
 from common.errors import InvalidRequestError
 from services.gateway.logprob_shapes import JsonObject
+from services.gateway.messages import Messages
 from services.gateway.reader import RequestReader
-from services.gateway.schemas import Messages, Tools
 from services.gateway.strict_body import StrictBody
 from services.gateway.text_model import TextModel
 from services.gateway.tools.conversation import conversation
+from services.gateway.tools.schemas import Tools
 
 
 class TokenizeRequest(StrictBody):

@@ -7,7 +7,8 @@ import pytest
 from pydantic import BaseModel
 
 from services.gateway import errors, parameter_errors
-from services.gateway.schemas import ChatRequest, CompletionRequest, GenerationRequest, Message, StreamOptions
+from services.gateway.messages import Message
+from services.gateway.schemas import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
 from services.gateway.selection_options import StructKVOptions
 from services.gateway.structured import JsonSchemaFormat, ResponseFormat, StructuredOutputs
 from services.gateway.tokenization import DetokenizeRequest, TokenizeRequest
