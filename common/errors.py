@@ -3,6 +3,7 @@
     StructKVError
     ├── InvalidRequestError      the caller's mistake; repeating it will not help
     │   ├── ContextLengthError   prompt and max_tokens exceed the model's length
+    │   ├── GrammarError         the answer's grammar is wrong, or too much
     │   └── ModelNotFoundError   no such model is served
     ├── ModelLoadError           the weights, tokenizer or architecture cannot be used
     ├── SkeletonError            received bytes that are not the skeleton they claim to be
@@ -26,10 +27,12 @@ class StructKVError(Exception):
 
     Attributes:
         retry_after_seconds: when it makes sense to ask again, where that can be said.
+        quotes_text: whether the message may quote what the client wrote, and is for nobody else.
     """
 
     code = grpc.StatusCode.INTERNAL
     retry_after_seconds: int | None = None
+    quotes_text = False
 
 
 class InvalidRequestError(StructKVError):
@@ -46,6 +49,12 @@ class ContextLengthError(InvalidRequestError):
     """Prompt and requested tokens do not fit the model's length."""
 
     code = grpc.StatusCode.OUT_OF_RANGE
+
+
+class GrammarError(InvalidRequestError):
+    """An answer's grammar cannot be used. To its callers it is the same as InvalidRequestError."""
+
+    quotes_text = True
 
 
 class ModelNotFoundError(InvalidRequestError):

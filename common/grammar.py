@@ -12,7 +12,7 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
 
-from common.errors import InvalidRequestError
+from common.errors import GrammarError
 
 MAX_GRAMMAR_BYTES = 256 * 1024
 _MAX_RULES = 1000
@@ -28,14 +28,14 @@ repetitions, and so does everybody else's in the batch. Schemas of hundreds of o
 
 
 def check_grammar(grammar: str, param: str | None = None) -> None:
-    """Raise InvalidRequestError, naming `param`, for a grammar that is wrong, unsupported or too large."""
+    """Raise GrammarError, naming `param`, for a grammar that is wrong, unsupported or too large."""
     try:
         check_cost(grammar)
         failed, reasons = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
         if failed:
-            raise InvalidRequestError(reason_of(reasons[0]))
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"{param}: {error}" if param else str(error), param=param) from None
+            raise GrammarError(reason_of(reasons[0]))
+    except GrammarError as error:
+        raise GrammarError(f"{param}: {error}" if param else str(error), param=param) from None
 
 
 def reason_of(message: str) -> str:
@@ -44,9 +44,9 @@ def reason_of(message: str) -> str:
 
 
 def check_cost(grammar: str) -> None:
-    """Raise InvalidRequestError for a grammar that must not be given to llguidance."""
+    """Raise GrammarError for a grammar that must not be given to llguidance."""
     if len(grammar) > MAX_GRAMMAR_BYTES:
-        raise InvalidRequestError(f"the grammar is larger than {MAX_GRAMMAR_BYTES} bytes")
+        raise GrammarError(f"the grammar is larger than {MAX_GRAMMAR_BYTES} bytes")
     for entry in _entries(grammar):
         _check_lark(entry.get("lark_grammar") or "")
         _check_schema(entry.get("json_schema"))
@@ -56,20 +56,20 @@ def _entries(grammar: str) -> list[dict[str, Any]]:
     try:
         entries = json.loads(grammar)["grammars"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InvalidRequestError("the grammar is not in llguidance's serialised form") from None
+        raise GrammarError("the grammar is not in llguidance's serialised form") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InvalidRequestError("the grammar is not in llguidance's serialised form")
+        raise GrammarError("the grammar is not in llguidance's serialised form")
     return entries
 
 
 def _check_lark(lark: object) -> None:
     if not isinstance(lark, str):
-        raise InvalidRequestError("a Lark grammar must be text")
+        raise GrammarError("a Lark grammar must be text")
     if "%json" in lark:
-        raise InvalidRequestError("%json inside a Lark grammar is not supported; use a JSON schema instead")
+        raise GrammarError("%json inside a Lark grammar is not supported; use a JSON schema instead")
     # Every rule has a colon, so no chain of rules is longer.
     if lark.count(":") > _MAX_RULES:
-        raise InvalidRequestError(f"a grammar may have {_MAX_RULES} rules, counted by their colons")
+        raise GrammarError(f"a grammar may have {_MAX_RULES} rules, counted by their colons")
 
 
 def _check_schema(schema: object) -> None:
@@ -80,9 +80,9 @@ def _check_schema(schema: object) -> None:
         if isinstance(multiple, int | float) and 0 < multiple < math.inf:  # llguidance says what is wrong with others
             multiples.append(Fraction(str(multiple)))
     if references > _MAX_REFERENCES:
-        raise InvalidRequestError(f"a JSON schema may have {_MAX_REFERENCES} $ref")
+        raise GrammarError(f"a JSON schema may have {_MAX_REFERENCES} $ref")
     if _common_multiple(multiples) > _MAX_MULTIPLE:
-        raise InvalidRequestError(f"the common multiple of all multipleOf, as whole numbers, is over {_MAX_MULTIPLE}")
+        raise GrammarError(f"the common multiple of all multipleOf, as whole numbers, is over {_MAX_MULTIPLE}")
 
 
 def _objects(schema: object) -> Iterator[dict[str, Any]]:

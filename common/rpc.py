@@ -76,7 +76,8 @@ async def error_boundary(context: grpc.aio.ServicerContext[Any, Any], request_id
     try:
         yield
     except StructKVError as error:
-        logger.info("request refused", extra={"request_id": request_id, "code": error.code.name, "error": str(error)})
+        message = type(error).__name__ if error.quotes_text else str(error)
+        logger.info("request refused", extra={"request_id": request_id, "code": error.code.name, "error": message})
         await context.abort(error.code, str(error), trailing_metadata(error))
     except (asyncio.CancelledError, grpc.aio.AbortError):
         raise

@@ -10,7 +10,7 @@ from pathlib import Path
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import Tokenizer
 
-from common.errors import InvalidRequestError
+from common.errors import GrammarError
 from common.grammar import LIMITS, check_cost, reason_of
 from common.model.tokenizer_files import eos_token_ids
 from services.decode.ending import EndingSearch
@@ -51,7 +51,7 @@ class GrammarCompiler:
     ) -> Sequence[Matcher | None]:
         """Return a matcher for each answer, past the tokens that it has so far; None for each without a grammar.
 
-        Raises InvalidRequestError for a grammar that cannot be compiled, or that an answer does not follow.
+        Raises GrammarError for a grammar that cannot be compiled, or that an answer does not follow.
         """
         if not grammar:
             return [None] * len(answers)
@@ -72,13 +72,13 @@ class GrammarCompiler:
 
     def _compile(self, grammar: str) -> Grammar:
         if self._tokenizer is None or self._search is None:
-            raise InvalidRequestError(f"this model cannot follow a grammar: {self._obstacle}")
+            raise GrammarError(f"this model cannot follow a grammar: {self._obstacle}")
         check_cost(grammar)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         probe = matcher.deep_copy()
         probe.compute_bitmask()  # some are found to be too complex only then
         if probe.is_error():
-            raise InvalidRequestError(f"the grammar cannot be compiled: {reason_of(probe.get_error())}")
+            raise GrammarError(f"the grammar cannot be compiled: {reason_of(probe.get_error())}")
         return Grammar(matcher, self._search)
 
 

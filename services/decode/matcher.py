@@ -6,7 +6,7 @@ from typing import Self
 
 from llguidance import LLMatcher
 
-from common.errors import InvalidRequestError
+from common.errors import GrammarError
 from common.grammar import reason_of
 from services.decode.ending import EndingSearch
 
@@ -56,7 +56,7 @@ class Matcher:
         self._ending: list[int] | None = None
         self.is_complete = False
         self.is_cut_short = False
-        self.failure: InvalidRequestError | None = None
+        self.failure: GrammarError | None = None
 
     @property
     def eos_token_ids(self) -> list[int]:
@@ -65,11 +65,11 @@ class Matcher:
 
     @classmethod
     def after(cls, grammar: Grammar, max_tokens: int, token_ids: Iterable[int]) -> Self:
-        """Return the state after tokens chosen elsewhere; raise InvalidRequestError if they do not follow it."""
+        """Return the state after tokens chosen elsewhere; raise GrammarError if they do not follow it."""
         matcher = cls(grammar, max_tokens)
         for token_id in token_ids:
             if matcher.take(token_id) != token_id or matcher.failure is not None or matcher.is_complete:
-                raise InvalidRequestError("the answer so far does not follow the grammar, or is complete by it")
+                raise GrammarError("the answer so far does not follow the grammar, or is complete by it")
         return matcher
 
     def mask(self) -> bytes:
@@ -123,4 +123,4 @@ class Matcher:
 
     def _check(self) -> None:
         if self._state.is_error() and self.failure is None:
-            self.failure = InvalidRequestError(f"the grammar failed: {reason_of(self._state.get_error())}")
+            self.failure = GrammarError(f"the grammar failed: {reason_of(self._state.get_error())}")
