@@ -56,19 +56,28 @@ class EndingSearch:
         if state.is_error() or not allowed[first]:
             return None
         is_given = np.count_nonzero(allowed) <= _FEW_TOKENS
-        if first in self._quotes or (first in self._braces and is_given) or _leads_on(state, first, seen):
+        if first in self._quotes or (first in self._braces and is_given):
             return first
         others = sorted(np.flatnonzero(allowed), key=self._rank.__getitem__) if is_given else self._probes
-        return next((int(token) for token in others if allowed[token] and _leads_on(state, int(token), seen)), first)
+        return _leading_on(state, [first, *(int(token) for token in others if allowed[token])], mask, seen)
 
 
-def _leads_on(state: LLMatcher, token: int, seen: set[bytes]) -> bool:
-    """Tell whether behind a token the answer may end, or something else may come than ever before."""
-    if not state.consume_token(token):
-        return False
-    leads_on = state.is_accepting() or state.compute_bitmask() not in seen
+def _leading_on(state: LLMatcher, tokens: list[int], mask: bytes, seen: set[bytes]) -> int:
+    """Return the first token behind which something else may come than ever before, else than now, else the first."""
+    behind: dict[int, bytes] = {}
+    for token in tokens:
+        behind[token] = _mask_behind(state, token)
+        if behind[token] not in seen:
+            return token
+    return next((token for token in tokens if behind[token] != mask), tokens[0])
+
+
+def _mask_behind(state: LLMatcher, token: int) -> bytes:
+    """Return what may come behind an allowed token; nothing, which is not seen otherwise, where the answer may end."""
+    state.consume_token(token)
+    mask = b"" if state.is_accepting() else state.compute_bitmask()
     state.rollback(1)
-    return leads_on
+    return mask
 
 
 def _ranks(texts: list[str], special: list[bool]) -> NDArray[np.int64]:
