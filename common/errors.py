@@ -25,10 +25,12 @@ class StructKVError(Exception):
     """Base of all: `code` says how the error crosses a service boundary.
 
     Attributes:
+        reason: the word under which metrics and traces count it.
         retry_after_seconds: when it makes sense to ask again, where that can be said.
     """
 
     code = grpc.StatusCode.INTERNAL
+    reason = "internal"
     retry_after_seconds: int | None = None
 
 
@@ -36,6 +38,7 @@ class InvalidRequestError(StructKVError):
     """The request itself is wrong. `param` names the offending field where one is known."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "invalid"
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -46,30 +49,35 @@ class ContextLengthError(InvalidRequestError):
     """Prompt and requested tokens do not fit the model's length."""
 
     code = grpc.StatusCode.OUT_OF_RANGE
+    reason = "context_length"
 
 
 class ModelNotFoundError(InvalidRequestError):
     """The named model is not the one served."""
 
     code = grpc.StatusCode.NOT_FOUND
+    reason = "model_not_found"
 
 
 class ModelLoadError(StructKVError):
     """A model cannot be loaded, or cannot be run faithfully."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "model_load"
 
 
 class SkeletonError(StructKVError):
     """A skeleton is damaged, incomplete, or not for this model."""
 
     code = grpc.StatusCode.DATA_LOSS
+    reason = "skeleton"
 
 
 class OverloadedError(StructKVError):
     """A queue or the KV memory is full."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "overloaded"
 
     def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
@@ -79,11 +87,14 @@ class OverloadedError(StructKVError):
 class StoreError(StructKVError):
     """The store cannot be used. It never reaches a caller: the skeleton crosses inline instead."""
 
+    reason = "store"
+
 
 class UnavailableError(StructKVError):
     """No worker of the needed kind answers."""
 
     code = grpc.StatusCode.UNAVAILABLE
+    reason = "unavailable"
 
 
 class NoWorkerError(UnavailableError):
@@ -94,12 +105,14 @@ class PrefillFailedError(UnavailableError):
     """No prefill worker that the request names delivered its skeleton; the decode worker itself is well."""
 
     code = grpc.StatusCode.ABORTED
+    reason = "prefill_failed"
 
 
 class DeadlineError(StructKVError):
     """The deadline passed before the request was done."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "deadline"
 
 
 _BY_CODE: dict[grpc.StatusCode, type[StructKVError]] = {

@@ -6,12 +6,15 @@ from contextlib import aclosing
 
 import grpc
 
+from common import tracing
 from common.errors import InvalidRequestError
 from common.pb import decode_pb2, decode_pb2_grpc
 from common.rpc import error_boundary
 from common.skeleton.selection import CODECS, Selection
 from common.skeleton.spec import SkeletonSpec
 from services.decode.engine import DecodeEngine, Sequence
+from services.decode.metrics import DecodeMetrics
+from services.decode.record import RequestRecord
 from services.decode.sampling import Sampling
 from services.decode.scheduler import DecodeScheduler, Finish
 from services.decode.skeleton_loader import Order, SkeletonLoader
@@ -34,12 +37,14 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
         scheduler: DecodeScheduler,
         loader: SkeletonLoader,
         codecs: Collection[str] = CODECS,
+        metrics: DecodeMetrics | None = None,
     ) -> None:
-        """Take what a request passes through, and the codecs in which skeletons are taken."""
+        """Take what a request passes through, the codecs in which skeletons are taken, and what counts requests."""
         self._engine = engine
         self._scheduler = scheduler
         self._loader = loader
         self._codecs = codecs
+        self._metrics = metrics or DecodeMetrics()
 
     # A coroutine that writes, not a generator: a cancelled call then unwinds at once.
     async def Generate(  # type: ignore[override]  # noqa: N802
@@ -47,8 +52,8 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
     ) -> None:
         """Reserve memory, have the skeleton loaded into it, decode."""
         async with error_boundary(context, request.request_id):
-            engine, arrived = self._engine, time.monotonic()
-            token_ids = list(request.prompt_token_ids)
+            engine, token_ids = self._engine, list(request.prompt_token_ids)
+            record = RequestRecord(self._metrics, len(token_ids))
             replay = [token for answer in request.answers for token in answer.token_ids]
             selection, sampling = Selection.from_pb(request.selection), Sampling.from_pb(request.sampling)
             engine.check(token_ids, selection, sampling, replay)
@@ -56,10 +61,12 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             self._check_codec(spec.codec.name)
             tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, len(replay))
             async with self._scheduler.reserve(tokens, len(token_ids), request.priority) as kv:
-                waited, remaining = time.monotonic() - arrived, context.time_remaining()
+                waited, remaining = record.admitted(), context.time_remaining()
                 deadline = None if remaining is None else time.monotonic() + remaining
-                skeleton = await self._loader.load(Order(request, spec, kv, deadline))
-                skeleton.stats.queue_seconds += waited
+                with tracing.current(tracing.start_span("decode.load_skeleton")):
+                    skeleton = await self._loader.load(Order(request, spec, kv, deadline))
+                    skeleton.stats.queue_seconds += waited
+                    record.loaded(skeleton.stats, spec.codec.name)
                 sequence = Sequence(
                     selection.next_position(len(token_ids)),
                     kv,
@@ -68,7 +75,8 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
                     replay=replay,
                     priority=request.priority,
                 )
-                await self._stream(sequence, skeleton.stats, context)
+                await self._stream(sequence, skeleton.stats, context, record)
+            record.finished()
 
     def _check_codec(self, name: str) -> None:
         if name not in self._codecs:
@@ -77,10 +85,13 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
                 param="structkv.codec",
             )
 
-    async def _stream(self, sequence: Sequence, stats: decode_pb2.SkeletonStats, context: Context) -> None:
+    async def _stream(
+        self, sequence: Sequence, stats: decode_pb2.SkeletonStats, context: Context, record: RequestRecord
+    ) -> None:
         skeleton: decode_pb2.SkeletonStats | None = stats
         async with aclosing(self._scheduler.generate(sequence)) as tokens:
             async for token in tokens:
+                record.token()
                 await context.write(
                     decode_pb2.GenerateEvent(
                         token_ids=[token.token_id], finish_reason=_FINISH[token.finish], skeleton=skeleton

@@ -169,7 +169,11 @@ class PrefillEngine:
             view = LayerView(layer, attention.query, attention.key, attention.scaling)
             decision, positions = run.selector.select(view), None
         run.going_on = decision.going_on
-        kept = None if decision.kept is None else _gather(layer, attention, decision.kept, positions)
+        kept = None
+        if decision.kept is not None:
+            keys, values = _take(attention.key, decision.kept), _take(attention.value, decision.kept)
+            places = None if positions is None else positions[decision.kept]
+            kept = KeptLayer(layer, keys, values, places, time.monotonic() - started)
         run.compute_seconds += time.monotonic() - started
         return kept
 
@@ -195,13 +199,9 @@ class PrefillEngine:
                 yield run.index, output
 
 
-def _gather(layer: int, attention: SequenceAttention, kept: Tensor, positions: Tensor | None) -> KeptLayer:
+def _take(full: Tensor, kept: Tensor) -> Tensor:
     """Take the kept tokens out of [G, N, d]: one set for all groups, or [G, kept], one for each."""
-
-    def take(full: Tensor) -> Tensor:
-        if kept.dim() == 1:
-            return full[:, kept].transpose(0, 1).contiguous()
-        index = kept[:, :, None].expand(-1, -1, full.shape[-1])
-        return full.gather(1, index).transpose(0, 1).contiguous()
-
-    return KeptLayer(layer, take(attention.key), take(attention.value), None if positions is None else positions[kept])
+    if kept.dim() == 1:
+        return full[:, kept].transpose(0, 1).contiguous()
+    index = kept[:, :, None].expand(-1, -1, full.shape[-1])
+    return full.gather(1, index).transpose(0, 1).contiguous()

@@ -15,12 +15,14 @@ class KeptLayer:
         values: [kept, G, d].
         positions: [kept], int64, for a sliding-window layer, whose tokens expire one day; else None, since with
             one set per KV head there is no single position.
+        select_seconds: the time that choosing took.
     """
 
     layer: int
     keys: Tensor
     values: Tensor
     positions: Tensor | None
+    select_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
