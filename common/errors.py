@@ -63,7 +63,6 @@ class ModelLoadError(StructKVError):
     """A model cannot be loaded, or cannot be run faithfully."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
-    reason = "model_load"
 
 
 class SkeletonError(StructKVError):
@@ -87,8 +86,6 @@ class OverloadedError(StructKVError):
 class StoreError(StructKVError):
     """The store cannot be used. It never reaches a caller: the skeleton crosses inline instead."""
 
-    reason = "store"
-
 
 class UnavailableError(StructKVError):
     """No worker of the needed kind answers."""
@@ -105,7 +102,6 @@ class PrefillFailedError(UnavailableError):
     """No prefill worker that the request names delivered its skeleton; the decode worker itself is well."""
 
     code = grpc.StatusCode.ABORTED
-    reason = "prefill_failed"
 
 
 class DeadlineError(StructKVError):

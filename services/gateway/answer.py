@@ -7,6 +7,7 @@ from common.errors import StructKVError
 from common.pb import decode_pb2
 from services.gateway.decode_client import DecodeCall
 from services.gateway.detokenizer import Detokenizer
+from services.gateway.recorder import recorder
 from services.gateway.stop_strings import StopStrings
 
 _FINISH_REASONS = {
@@ -68,6 +69,7 @@ class Answer:
             return
         self._closed = True
         self._call.close()
+        recorder().finished(self.finish_reason, self.completion_tokens)
         logger.info(
             "answer ended",
             extra={

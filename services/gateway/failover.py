@@ -10,7 +10,6 @@ from typing import TypeVar, cast
 
 import grpc
 
-from common import metrics
 from common.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -22,6 +21,7 @@ from common.errors import (
     from_rpc,
 )
 from common.pb import decode_pb2, decode_pb2_grpc
+from services.gateway.recorder import recorder
 from services.gateway.routing import Worker, WorkerPool
 
 _MAX_FAILURES = 5
@@ -42,6 +42,7 @@ class DecodeStream:
         self._prefill = prefill
         self._request = request
         self._deadline = deadline
+        self._recorder = recorder().call(request)
         self._failures = 0
         self._worker: Worker | None = None
         self._reached = False
@@ -108,6 +109,7 @@ class DecodeStream:
     def close(self) -> None:
         """End the call that is running."""
         self._resources.close()
+        self._recorder.close()
         self._worker = self._call = None
 
     async def _ask_all(self) -> decode_pb2.GenerateEvent:
@@ -133,7 +135,8 @@ class DecodeStream:
         self._worker = worker
         self._resources.enter_context(self._decode.lease(worker, prompt_tokens + request.sampling.max_tokens))
         self._reached = worker.channel.get_state() is grpc.ChannelConnectivity.READY
-        call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds)
+        metadata = self._recorder.attempt(worker.address)
+        call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds, metadata=metadata)
         self._resources.callback(call.cancel)
         self._call = call
         with self._prefill.lease(prefill, prompt_tokens):  # with the first token, prefill has done its part
@@ -149,6 +152,7 @@ class DecodeStream:
         if event is grpc.aio.EOF:
             raise StructKVError("the decode worker ended the answer without a reason")
         event = cast(decode_pb2.GenerateEvent, event)
+        self._recorder.arrived(event)
         self._request.answers[0].token_ids.extend(event.token_ids)
         self._failures = 0
         return event
@@ -166,7 +170,7 @@ class DecodeStream:
                 "error": str(error),
             },
         )
-        metrics.DECODE_FAILOVERS.labels(phase).inc()
+        self._recorder.failed_over(error, phase)
         if not isinstance(error, (OverloadedError, PrefillFailedError)):
             self._failures += self._reached  # one that was dead before is not to blame on the request
             if isinstance(error, UnavailableError):

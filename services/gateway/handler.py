@@ -19,6 +19,7 @@ from services.gateway.decode_client import DecodeClient
 from services.gateway.detokenizer import Detokenizer
 from services.gateway.drain import Drain
 from services.gateway.planning import check_length, plan
+from services.gateway.recorder import recorder
 from services.gateway.schemas import BodyT, ChatRequest, CompletionRequest, parse
 from services.gateway.shapes import ChatShape, CompletionShape, Envelope, Shape
 from services.gateway.stop_strings import StopStrings
@@ -84,9 +85,12 @@ class RequestHandler:
         self._drain.check()  # with the body read, or closing the connection would take the refusal with it
         body = parse(endpoint.schema, raw)
         self._check_model(body.model)
+        recorder().lap("gateway.receive")
         prompt = await asyncio.to_thread(endpoint.prompt, self._model, body)  # a long prompt takes a second
         check_length(body, prompt, self._limits.max_prompt_tokens)
         request = plan(body, prompt, self._model, self._defaults, context.request_id)
+        recorder().lap("gateway.tokenize")
+        recorder().accepted(self._model_name, [request])
         call = await unless_disconnected(http.receive, self._client.open(request, deadline))
         ttft_seconds = time.monotonic() - context.arrived
 

@@ -5,9 +5,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from common.errors import ModelNotFoundError, UnavailableError
+from common.metrics import new_registry
 from common.tls import Tls
 from services.gateway.answer_schemas import (
     ChatCompletion,
@@ -26,7 +27,9 @@ from services.gateway.drain import Drain, DrainMiddleware
 from services.gateway.errors import DrainingError, error_body, install_handlers
 from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, Limits, RequestHandler
 from services.gateway.in_flight import InFlightMiddleware
+from services.gateway.metrics import GatewayMetrics
 from services.gateway.openapi import FAILURE, generation, publish
+from services.gateway.recording import RecordingMiddleware
 from services.gateway.routing import WorkerPool
 from services.gateway.schemas import ChatRequest, CompletionRequest
 from services.gateway.settings import GatewaySettings
@@ -49,6 +52,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
     handler = RequestHandler(name, model, client, settings.selection, limits, drain)
 
+    metrics = GatewayMetrics(new_registry("gateway", name))
+    metrics.watch(decode, prefill)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with decode, prefill:
@@ -56,21 +62,22 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     app = FastAPI(title="structkv", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.drain = drain
-    _add_middleware(app, settings, drain)
+    _add_middleware(app, settings, drain, metrics)
     install_handlers(app)
     _add_generation_routes(app, handler)
     _add_model_routes(app, model_object(name, model.context_tokens))
     _add_health_routes(app, drain, decode, prefill)
-    _add_metrics_route(app)
+    _add_metrics_route(app, metrics.registry)
     publish(app, name)
     return app
 
 
-def _add_middleware(app: FastAPI, settings: GatewaySettings, drain: Drain) -> None:
-    """Wrap the app from the inside out: a request gets its id first, and counts only with a good key."""
+def _add_middleware(app: FastAPI, settings: GatewaySettings, drain: Drain, metrics: GatewayMetrics) -> None:
+    """Wrap the app from the inside out: a request gets its id first, is recorded, and counts only with a good key."""
     app.add_middleware(InFlightMiddleware, max_requests=settings.max_requests)
     if settings.all_api_keys:
         app.add_middleware(ApiKeyMiddleware, keys=settings.all_api_keys)
+    app.add_middleware(RecordingMiddleware, metrics=metrics)
     app.add_middleware(RequestContextMiddleware)
     app.add_middleware(DrainMiddleware, drain=drain)
 
@@ -108,10 +115,10 @@ def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
         return served
 
 
-def _add_metrics_route(app: FastAPI) -> None:
+def _add_metrics_route(app: FastAPI, registry: CollectorRegistry) -> None:
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:

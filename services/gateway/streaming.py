@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from common.errors import StructKVError
 from services.gateway.answer import Answer
 from services.gateway.errors import error_body
+from services.gateway.recorder import recorder
 from services.gateway.shapes import Envelope
 
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -64,6 +65,7 @@ class EventStreamResponse(StreamingResponse):
                 await unless_disconnected(receive, self.stream_response(send))
         except (ClientDisconnect, TimeoutError):
             # The status is sent, so there is nothing to answer: the server closes what is left of the connection.
+            recorder().left()
             logger.info("client left", extra={"request_id": self._answer.request_id})
         finally:
             self._answer.close()
@@ -76,9 +78,11 @@ async def frames(answer: Answer, envelope: Envelope, *, include_usage: bool) -> 
             yield _frame(chunk)
         yield _DONE
     except StructKVError as error:
+        recorder().failed(error)
         logger.info("stream failed", extra={"request_id": answer.request_id, "code": error.code.name})
         yield last_words(error)
     except Exception as error:
+        recorder().failed(error)
         logger.exception("stream failed", extra={"request_id": answer.request_id})
         yield last_words(error)
 
