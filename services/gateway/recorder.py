@@ -37,6 +37,7 @@ class RequestRecorder:
         self._num_calls = 1
         self._num_started = 0
         self._prompt_tokens = 0
+        self._accepted = False
         self._over = False
         self._finish_reasons: list[str] = []
         self._generated_tokens = 0
@@ -49,7 +50,7 @@ class RequestRecorder:
 
     def accepted(self, model: str, requests: Sequence[decode_pb2.GenerateRequest]) -> None:
         """Note what decode is going to be asked for, prompt by prompt."""
-        self._num_calls = len(requests)
+        self._num_calls, self._accepted = len(requests), True
         if not self._span.is_recording():
             return
         sampling, selection = requests[0].sampling, requests[0].selection
@@ -111,8 +112,11 @@ class RequestRecorder:
             self._metrics.cancelled.inc()
             self._span.set_attribute("structkv.cancelled", True)
 
-    def close(self) -> None:
-        """Note that the response is over, whatever it was."""
+    def close(self, method: str, route: str, status: int) -> None:
+        """Note that the response is over, whatever it was. Only what is a generation has a name of its own by then."""
+        if route and not self._accepted:
+            self._span.update_name(f"{method} {route}")
+        self._span.set_attributes({"http.route": route, "http.response.status_code": status})
         if self._finish_reasons:
             self._span.set_attribute("gen_ai.response.finish_reasons", self._finish_reasons)
             if self._ends():

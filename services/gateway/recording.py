@@ -64,8 +64,16 @@ class RecordingMiddleware:
             raise
         finally:
             CURRENT.reset(token)
-            recorder.close()
-            _close(span, scope, status, time.monotonic() - arrived)
+            # A path that is no route's is the client's own words, and is left out.
+            method, route = _method(scope), getattr(scope.get("route"), "path", "")
+            recorder.close(method, route, status)
+            fields = {
+                "method": method,
+                "route": route,
+                "status": status,
+                "seconds": round(time.monotonic() - arrived, 4),
+            }
+            logger.info("request", extra=fields)
 
 
 def _span(scope: Scope) -> Span:
@@ -75,12 +83,3 @@ def _span(scope: Scope) -> Span:
 
 def _method(scope: Scope) -> str:
     return str(scope["method"]) if scope["method"] in _METHODS else "_OTHER"
-
-
-def _close(span: Span, scope: Scope, status: int, seconds: float) -> None:
-    """Write the request's line. A path that is no route's is the client's own words, and is left out."""
-    route = getattr(scope.get("route"), "path", "")
-    span.set_attribute("http.response.status_code", status)
-    span.set_attribute("http.route", route)
-    fields = {"method": _method(scope), "route": route, "status": status, "seconds": round(seconds, 4)}
-    logger.info("request", extra=fields)
