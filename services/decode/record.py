@@ -3,6 +3,8 @@
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from opentelemetry import trace
 
@@ -59,22 +61,35 @@ class RequestRecord:
             tracing.add_span("decode.first_token", self._loaded, self._first)
         self._tokens[answer] += 1
 
-    def finished(self) -> None:
-        """Note that all answers are complete."""
-        if self._first is None:
-            return
-        num_tokens = sum(self._tokens.values())
-        attributes = {"structkv.tokens": num_tokens, "structkv.steps": max(self._tokens.values())}
-        tracing.add_span("decode.tokens", self._first, self._last, attributes)
-        self._metrics.decoded(self._last - self._first)
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Take the tokens that come while the context lasts. Only what comes to its end is counted.
+
+        A gateway that has found a stop string leaves like a client that has lost interest.
+        """
+        try:
+            yield
+        finally:
+            self._add_token_span()
+        if self._first is not None:
+            self._metrics.decoded(self._last - self._first)
+            self._log(self._last - self._first)
+
+    def _add_token_span(self) -> None:
+        if self._first is not None:
+            counts = self._tokens.values()
+            attributes = {"structkv.tokens": sum(counts), "structkv.steps": max(counts)}
+            tracing.add_span("decode.tokens", self._first, self._last, attributes)
+
+    def _log(self, decode_seconds: float) -> None:
         logger.info(
             "request done",
             extra={
                 "prompt_tokens": self._prompt_tokens,
-                "tokens": num_tokens,
+                "tokens": sum(self._tokens.values()),
                 "queue_seconds": round(self._stats.queue_seconds, 4),
                 "prefill_seconds": round(self._stats.prefill_seconds, 4),
                 "transfer_seconds": round(self._stats.transfer_seconds, 4),
-                "decode_seconds": round(self._last - self._first, 4),
+                "decode_seconds": round(decode_seconds, 4),
             },
         )

@@ -80,7 +80,6 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
                     for kv, answer, replay in zip(tables, answers, replays.values(), strict=True)
                 ]
                 await self._stream(sequences, skeleton.stats, context, record)
-            record.finished()
 
     def _check_codec(self, name: str) -> None:
         if name not in self._codecs:
@@ -93,11 +92,12 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
         self, sequences: list[Sequence], stats: decode_pb2.SkeletonStats, context: Context, record: RequestRecord
     ) -> None:
         skeleton: decode_pb2.SkeletonStats | None = stats
-        async with aclosing(self._scheduler.generate(sequences)) as tokens:
-            async for token in tokens:
-                record.token(token.answer)
-                await context.write(_event(token, skeleton))
-                skeleton = None
+        with record.decoding():
+            async with aclosing(self._scheduler.generate(sequences)) as tokens:
+                async for token in tokens:
+                    record.token(token.answer)
+                    await context.write(_event(token, skeleton))
+                    skeleton = None
 
 
 def _unfinished(request: decode_pb2.GenerateRequest) -> dict[int, list[int]]:
