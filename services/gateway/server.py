@@ -62,7 +62,15 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         async with decode, prefill:
             yield
 
-    app = FastAPI(title="structkv", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="structkv",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Its own spans would have the URL and exceptions' messages, which are the client's words.
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
+    )
     app.state.drain = drain
     _add_middleware(app, settings, drain, metrics)
     install_handlers(app)
