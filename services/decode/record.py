@@ -24,6 +24,7 @@ class RequestRecord:
         self._arrived = self._loaded = time.monotonic()
         self._first: float | None = None
         self._last = 0.0
+        self._num_left = 0
         self._tokens: Counter[int] = Counter()
         self._stats = decode_pb2.SkeletonStats()
 
@@ -53,33 +54,32 @@ class RequestRecord:
             attributes["structkv.pivot_layer"] = stats.pivot_layer
         span.set_attributes(attributes)
 
-    def token(self, answer: int = 0) -> None:
-        """Note a token of one of the request's answers."""
+    def token(self, answer: int, *, is_last: bool) -> None:
+        """Note a token of one of the request's answers. With all answers' last tokens the request is counted.
+
+        Here and not behind the token's way out: a gateway that has what it wants leaves at once.
+        """
         self._last = time.monotonic()
         if self._first is None:
             self._first = self._last
             tracing.add_span("decode.first_token", self._loaded, self._first)
         self._tokens[answer] += 1
-
-    @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Take the tokens that come while the context lasts. Only what comes to its end is counted.
-
-        A gateway that has found a stop string leaves like a client that has lost interest.
-        """
-        try:
-            yield
-        finally:
-            self._add_token_span()
-        if self._first is not None:
+        self._num_left -= is_last
+        if self._num_left == 0:
             self._metrics.decoded(self._last - self._first)
             self._log(self._last - self._first)
 
-    def _add_token_span(self) -> None:
-        if self._first is not None:
-            counts = self._tokens.values()
-            attributes = {"structkv.tokens": sum(counts), "structkv.steps": max(counts)}
-            tracing.add_span("decode.tokens", self._first, self._last, attributes)
+    @contextmanager
+    def decoding(self, num_answers: int) -> Iterator[None]:
+        """Take so many answers' tokens while the context lasts; their span is added however it ends."""
+        self._num_left = num_answers
+        try:
+            yield
+        finally:
+            if self._first is not None:
+                counts = self._tokens.values()
+                attributes = {"structkv.tokens": sum(counts), "structkv.steps": max(counts)}
+                tracing.add_span("decode.tokens", self._first, self._last, attributes)
 
     def _log(self, decode_seconds: float) -> None:
         logger.info(

@@ -92,10 +92,10 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
         self, sequences: list[Sequence], stats: decode_pb2.SkeletonStats, context: Context, record: RequestRecord
     ) -> None:
         skeleton: decode_pb2.SkeletonStats | None = stats
-        with record.decoding():
+        with record.decoding(len(sequences)):
             async with aclosing(self._scheduler.generate(sequences)) as tokens:
                 async for token in tokens:
-                    record.token(token.answer)
+                    record.token(token.answer, is_last=token.finish is not None)
                     await context.write(_event(token, skeleton))
                     skeleton = None
 

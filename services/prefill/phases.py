@@ -48,7 +48,8 @@ class Phases:
         layers: of each layer that is done.
         send: seconds in which its messages were handed to the network or the store, beside the computation.
         first_wait: seconds until its first step.
-        pivot_layer: L*, once known.
+        pivot_layer: L* if a cut was made, once known.
+        finished: whether the prompt is computed to its end.
     """
 
     arrived: float = field(default_factory=time.monotonic)
@@ -56,6 +57,7 @@ class Phases:
     send: float = 0.0
     first_wait: float | None = None
     pivot_layer: int | None = None
+    finished: bool = False
     _current: Times = field(default_factory=Times)
 
     def step(self, times: Times, *, ends_layer: bool) -> None:
@@ -101,7 +103,7 @@ def _add_stage(name: str, layers: list[Times], started: float) -> float:
     times = _sum(layers)
     ended = started + times.queue + times.prefill
     stage: Context = tracing.add_span(name, started, ended, {"structkv.layers": len(layers)})
-    for phase, seconds in zip(PHASES, astuple(times), strict=False):
+    for phase, seconds in zip(("wait", "compute", "select", "encode"), astuple(times), strict=True):
         if seconds:
             tracing.add_span(f"prefill.{phase}", started, started + seconds, {"structkv.sum": True}, parent=stage)
             started += seconds

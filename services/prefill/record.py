@@ -16,12 +16,20 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def recorded(prompt_tokens: int, metrics: PrefillMetrics) -> Iterator[Phases]:
-    """Give a prompt its phases. Spans are added however it ends, the rest counts prompts that are finished."""
+    """Give a prompt its phases. Spans are added however it ends; it counts if it was computed to its end.
+
+    Then it does not matter how the call ends: decode leaves as soon as it has the result.
+    """
     phases = Phases()
     try:
         yield phases
     finally:
         _describe(prompt_tokens, phases)
+        if phases.finished:
+            _count(prompt_tokens, phases, metrics)
+
+
+def _count(prompt_tokens: int, phases: Phases, metrics: PrefillMetrics) -> None:
     seconds = dict(zip(PHASES, (*astuple(phases.total()), phases.send), strict=True))
     metrics.tokens.inc(prompt_tokens)
     for phase, spent in seconds.items():

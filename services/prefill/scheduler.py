@@ -82,7 +82,8 @@ class _Job:
     def _result(self, end: PromptEnd) -> skeleton_pb2.PrefillResult:
         self.finished = True
         result = wire.prompt_end(self._skeleton, end.hidden_state, end.pivot_layer)
-        total, self._phases.pivot_layer = self._phases.total(), end.pivot_layer
+        self._phases.pivot_layer, self._phases.finished = end.pivot_layer, True
+        total = self._phases.total()
         result.queue_seconds, result.prefill_seconds = total.queue, total.prefill
         return result
 

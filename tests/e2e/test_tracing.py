@@ -44,7 +44,7 @@ class Story:
 
     collector: Collector
     long: list[str] = field(default_factory=list)
-    chat: str = ""
+    said: str = ""
     unsampled: str = ""
     logs: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     raw_logs: str = ""
@@ -68,7 +68,7 @@ def processes(folder: Path, endpoint: str) -> list[Process]:
     return [prefill, decode, Process("gateway", flags, folder / "gateway.log", environment=environment)]
 
 
-def ask(url: str, path: str, *, sampled: bool = True, **body: object) -> str:
+def ask(url: str, *, sampled: bool = True, **body: object) -> str:
     """Send a request in a trace of the client's own; return its id."""
     trace_id = secrets.token_hex(16)
     headers = {
@@ -76,7 +76,7 @@ def ask(url: str, path: str, *, sampled: bool = True, **body: object) -> str:
         "X-Request-Id": f"request-{trace_id}",
     }
     body = {"model": "small", "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True} | body
-    reply = httpx.post(f"{url}{path}", json=body, headers=headers, timeout=120)
+    reply = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=120)
     assert reply.status_code == 200, reply.text
     assert reply.headers["X-Trace-Id"] == trace_id
     return trace_id
@@ -95,9 +95,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             story, url = Story(collector), f"http://{running[-1].address}"
             for shift in range(6):
                 prompt = [token + shift for token in PROMPT]
-                story.long.append(ask(url, "/v1/completions", prompt=prompt, structkv=SELECTION, stream=True))
-            story.chat = ask(url, "/v1/chat/completions", messages=[{"role": "user", "content": WORD}])
-            story.unsampled = ask(url, "/v1/completions", prompt=WORD, sampled=False)
+                story.long.append(ask(url, prompt=prompt, structkv=SELECTION, stream=True))
+            story.said = ask(url, prompt=WORD)
+            story.unsampled = ask(url, prompt=WORD, sampled=False)
             assert collector.spans == []
             assert [process.stop() for process in reversed(running)] == [0, 0, 0]
         finally:
@@ -111,7 +111,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 
 def test_a_request_is_one_trace_through_three_services(story: Story) -> None:
-    for trace_id in (*story.long, story.chat):
+    for trace_id in (*story.long, story.said):
         assert {collected.service for collected in story.collector.trace(trace_id)} == SERVICES
 
 
@@ -123,20 +123,20 @@ def test_spans_hang_where_they_belong(story: Story) -> None:
     load = story.span(trace_id, "decode.load_skeleton")
     ask_prefill = story.span(trace_id, "structkv.v1.Prefill/Prefill", Span.SPAN_KIND_CLIENT)
     prefill = story.span(trace_id, "structkv.v1.Prefill/Prefill", Span.SPAN_KIND_SERVER)
-    parents = {
-        generate: root,
-        decode: generate,
-        load: decode,
-        ask_prefill: load,
-        prefill: ask_prefill,
-        story.span(trace_id, "gateway.tokenize"): root,
-        story.span(trace_id, "decode.wait_for_memory"): decode,
-        story.span(trace_id, "prefill.layers_to_pivot"): prefill,
-        story.span(trace_id, "skeleton.transfer"): load,
-        story.span(trace_id, "decode.first_token"): decode,
-        story.span(trace_id, "decode.tokens"): decode,
-    }
-    for child, parent in parents.items():
+    parents = [
+        (generate, root),
+        (decode, generate),
+        (load, decode),
+        (ask_prefill, load),
+        (prefill, ask_prefill),
+        (story.span(trace_id, "gateway.tokenize"), root),
+        (story.span(trace_id, "decode.wait_for_memory"), decode),
+        (story.span(trace_id, "prefill.layers_to_pivot"), prefill),
+        (story.span(trace_id, "skeleton.transfer"), load),
+        (story.span(trace_id, "decode.first_token"), decode),
+        (story.span(trace_id, "decode.tokens"), decode),
+    ]
+    for child, parent in parents:
         assert child.span.parent_span_id == parent.span.span_id, child.name
         assert child.span.start_time_unix_nano >= parent.span.start_time_unix_nano - 1_000_000
     assert root.span.parent_span_id
@@ -194,7 +194,7 @@ def test_what_was_said_is_in_no_span_and_no_log(story: Story) -> None:
     [("gateway", "answer ended"), ("gateway", "request"), ("decode", "request done"), ("prefill", "prompt done")],
 )
 def test_every_services_records_name_the_request_and_its_trace(story: Story, service: str, message: str) -> None:
-    for trace_id in (*story.long, story.chat, story.unsampled):
+    for trace_id in (*story.long, story.said, story.unsampled):
         (record,) = (
             record
             for record in story.logs[service]

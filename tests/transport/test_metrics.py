@@ -98,7 +98,6 @@ async def test_a_damaging_worker_is_passed_over(start) -> None:
     expected = received(5, events[0].skeleton.skeleton_bytes, "inline")
     assert decode == expected | {"structkv_prefill_failovers_total{reason=data_loss}": 1}
     assert prefill == PREFILLED
-    assert (await faulty.changes())[0].get("structkv_prefill_tokens_total") is None
 
 
 @pytest.mark.parametrize("request_kind", ["vocabulary", "model"])
