@@ -35,7 +35,7 @@ class RecordingMiddleware:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        span = _span(scope)
+        span = _span(scope, context_of(Request(scope)).arrived)
         with self._metrics.in_flight.track_inprogress(), tracing.current(span):
             await self._record(span, scope, receive, send)
 
@@ -76,9 +76,10 @@ class RecordingMiddleware:
             logger.info("request", extra=fields)
 
 
-def _span(scope: Scope) -> Span:
+def _span(scope: Scope, arrived: float) -> Span:
     method, caller = _method(scope), tracing.context_from(Headers(scope=scope))
-    return tracing.start_span(method, parent=caller, kind=SpanKind.SERVER, attributes={"http.request.method": method})
+    attributes = {"http.request.method": method}
+    return tracing.start_span(method, parent=caller, kind=SpanKind.SERVER, attributes=attributes, started=arrived)
 
 
 def _method(scope: Scope) -> str:

@@ -83,12 +83,11 @@ class Phases:
         """
         started = time.monotonic() if self.first_wait is None else self.arrived + self.first_wait
         tracing.add_span("prefill.queue", self.arrived, started)
-        layers = [*self.layers, self._current]
         if self.pivot_layer is None:
-            _add_stage("prefill.layers", layers, started)
+            _add_stage("prefill.layers", self.layers, self._current, started)
             return
-        middle = _add_stage("prefill.layers_to_pivot", layers[: self.pivot_layer], started)
-        _add_stage("prefill.layers_after_pivot", layers[self.pivot_layer :], middle)
+        middle = _add_stage("prefill.layers_to_pivot", self.layers[: self.pivot_layer], Times(), started)
+        _add_stage("prefill.layers_after_pivot", self.layers[self.pivot_layer :], self._current, middle)
 
 
 def _sum(layers: list[Times]) -> Times:
@@ -98,9 +97,9 @@ def _sum(layers: list[Times]) -> Times:
     return total
 
 
-def _add_stage(name: str, layers: list[Times], started: float) -> float:
-    """Add a stage's span and those of its phases; return when it ended."""
-    times = _sum(layers)
+def _add_stage(name: str, layers: list[Times], rest: Times, started: float) -> float:
+    """Add a stage's span and those of its phases, with the rest that is no layer's; return when it ended."""
+    times = _sum([*layers, rest])
     ended = started + times.queue + times.prefill
     stage: Context = tracing.add_span(name, started, ended, {"structkv.layers": len(layers)})
     for phase, seconds in zip(("wait", "compute", "select", "encode"), astuple(times), strict=True):

@@ -73,6 +73,8 @@ def test_stages_are_split_at_the_pivot(spans: InMemorySpanExporter) -> None:
     seconds = {span.name: (span.end_time - span.start_time) / 1e9 for span in spans.get_finished_spans()}
     assert seconds["prefill.layers_to_pivot"] == pytest.approx(3 * (2 + 4.75) - 1 + 0 + 1 + 2)
     assert seconds["prefill.layers_after_pivot"] == pytest.approx(2 + 4.75 + 3)
+    layers = {span.name: span.attributes.get("structkv.layers") for span in spans.get_finished_spans()}
+    assert (layers["prefill.layers_to_pivot"], layers["prefill.layers_after_pivot"]) == (3, 1)
     assert phases.first_wait == 1.0
 
 
