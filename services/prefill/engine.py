@@ -8,7 +8,7 @@ Several selections of the same prompt can run side by side: they share the layer
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from operator import itemgetter
 
@@ -164,16 +164,14 @@ class PrefillEngine:
         started = time.monotonic()
         window = self.model.spec.windows[layer]
         if window is not None:
-            decision, positions = self._kept_window(run, attention.positions, window), attention.positions
+            decision = self._kept_window(run, attention.positions, window)
         else:
-            view = LayerView(layer, attention.query, attention.key, attention.scaling)
-            decision, positions = run.selector.select(view), None
+            decision = run.selector.select(LayerView(layer, attention.query, attention.key, attention.scaling))
         run.going_on = decision.going_on
         kept = None
         if decision.kept is not None:
-            keys, values = _take(attention.key, decision.kept), _take(attention.value, decision.kept)
-            places = None if positions is None else positions[decision.kept]
-            kept = KeptLayer(layer, keys, values, places, time.monotonic() - started)
+            kept = _gather(layer, attention, decision.kept, slides=window is not None)
+            kept = replace(kept, select_seconds=time.monotonic() - started)
         run.compute_seconds += time.monotonic() - started
         return kept
 
@@ -195,13 +193,20 @@ class PrefillEngine:
             if isinstance(output, PromptEnd):
                 seconds = run.compute_seconds + output.compute_seconds
                 yield run.index, PromptEnd(output.hidden_state, run.selector.pivot_layer, seconds)
+            elif isinstance(output, KeptLayer):
+                yield run.index, replace(output, places=run.going_on[output.places])
             else:
                 yield run.index, output
 
 
-def _take(full: Tensor, kept: Tensor) -> Tensor:
+def _gather(layer: int, attention: SequenceAttention, kept: Tensor, *, slides: bool) -> KeptLayer:
     """Take the kept tokens out of [G, N, d]: one set for all groups, or [G, kept], one for each."""
-    if kept.dim() == 1:
-        return full[:, kept].transpose(0, 1).contiguous()
-    index = kept[:, :, None].expand(-1, -1, full.shape[-1])
-    return full.gather(1, index).transpose(0, 1).contiguous()
+
+    def take(full: Tensor) -> Tensor:
+        if kept.dim() == 1:
+            return full[:, kept].transpose(0, 1).contiguous()
+        index = kept[:, :, None].expand(-1, -1, full.shape[-1])
+        return full.gather(1, index).transpose(0, 1).contiguous()
+
+    places = attention.positions[kept]
+    return KeptLayer(layer, take(attention.key), take(attention.value), places if slides else None, places)

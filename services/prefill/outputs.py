@@ -15,6 +15,7 @@ class KeptLayer:
         values: [kept, G, d].
         positions: [kept], int64, for a sliding-window layer, whose tokens expire one day; else None, since with
             one set per KV head there is no single position.
+        places: where in the prompt the kept tokens stand, [kept], or [G, kept] with one set per KV head; int64.
         select_seconds: the time that choosing took.
     """
 
@@ -22,6 +23,7 @@ class KeptLayer:
     keys: Tensor
     values: Tensor
     positions: Tensor | None
+    places: Tensor
     select_seconds: float = 0.0
 
 
