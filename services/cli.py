@@ -72,6 +72,15 @@ def up(
         str | None,
         typer.Option(envvar="REDIS_URL", help="Redis or Valkey for --transport redis; started here if unset."),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="STRUCTKV_METRICS_PORT",
+            min=1,
+            max=65535,
+            help="Port of the first worker's metrics, prefill before decode; the others' follow. None if unset.",
+        ),
+    ] = None,
     log_level: Annotated[
         str,
         typer.Option(envvar="STRUCTKV_LOG_LEVEL", help="What the services log: debug, info, warning or error."),
@@ -95,6 +104,7 @@ def up(
         scheme=endpoint.scheme,
         needs_key=bool(endpoint.all_api_keys),
         tls=tls,
+        metrics_port=metrics_port,
     )
     sys.exit(run(plan))
 

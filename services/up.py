@@ -32,6 +32,7 @@ class Plan:
         scheme: of the HTTP endpoint.
         needs_key: whether clients need an API key.
         tls: how workers are asked whether they serve; None for plain text.
+        metrics_port: of the first worker's metrics, the others' follow; None if they have none.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Plan:
     scheme: str = "http"
     needs_key: bool = False
     tls: Tls | None = None
+    metrics_port: int | None = None
 
 
 def run(plan: Plan) -> int:
@@ -73,6 +75,8 @@ async def _run(plan: Plan, console: Console) -> None:
         prefill, decode = targets[: plan.num_prefill], targets[plan.num_prefill :]
         workers = [_worker("prefill", number, target, plan) for number, target in enumerate(prefill, 1)]
         workers += [_worker("decode", number, target, plan) for number, target in enumerate(decode, 1)]
+        if plan.metrics_port is not None:
+            workers = [_with_metrics(worker, plan.metrics_port + place) for place, worker in enumerate(workers)]
         with console.status(f"loading {plan.model} in {len(workers)} workers"):
             await _start_all(supervisor, workers)
         with console.status("starting the gateway"):
@@ -116,6 +120,10 @@ def _worker(kind: str, number: int, target: str, plan: Plan) -> Service:
     command = [*_command(kind, plan, host, port), "--transport", plan.transport]
     secrets = {} if plan.redis_url is None else {"REDIS_URL": plan.redis_url}  # a command line is everyone's to read
     return Service(f"{kind} worker {number}", command, is_ready, secrets)
+
+
+def _with_metrics(worker: Service, port: int) -> Service:
+    return replace(worker, command=[*worker.command, "--metrics-port", str(port)])
 
 
 def _store(port: int) -> Service:

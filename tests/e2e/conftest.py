@@ -33,6 +33,7 @@ class Up:
     output: Path
 
     client: openai.OpenAI
+    metrics_port: int
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
         """End the service and what this process holds of it; return the exit code."""
@@ -71,13 +72,26 @@ def free_port() -> int:
         return held.getsockname()[1]
 
 
+def free_ports_in_a_row(count: int) -> int:
+    """Return the first of so many neighbouring ports that nobody listens on."""
+    while True:
+        first = free_port()
+        try:
+            for port in range(first, first + count):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return first
+
+
 def start(output: Path, *flags: str) -> Up:
-    port = free_port()
+    port, metrics_port = free_port(), free_ports_in_a_row(4)
+    command = [STRUCTKV, "up", "--port", str(port), "--metrics-port", str(metrics_port), *flags]
     with output.open("wb") as file:
-        process = subprocess.Popen([STRUCTKV, "up", "--port", str(port), *flags], stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file)
     url = f"http://127.0.0.1:{port}"
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=170)
-    return Up(process, url, output, client)
+    return Up(process, url, output, client, metrics_port)
 
 
 @pytest.fixture(scope="session")
