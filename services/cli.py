@@ -212,6 +212,15 @@ def _complaining() -> Iterator[None]:
 
 
 @app.command()
+def fetch(model: Model = DEFAULT_MODEL) -> None:
+    """Bring a model into the cache, as a worker does at its start, and print its folder; for what runs before one."""
+    from common.model.source import resolve  # noqa: PLC0415
+
+    with _complaining():
+        typer.echo(resolve(model, weights=True))
+
+
+@app.command()
 def probe(target: Annotated[str, typer.Argument(help="A worker's host:port.")]) -> None:
     """Exit with 0 if a worker is serving; for health checks. Reads STRUCTKV_TLS_* as the worker does."""
     from common.rpc import is_serving, open_channel  # noqa: PLC0415
