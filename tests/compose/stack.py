@@ -6,7 +6,7 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,8 @@ def settings() -> dict[str, str]:
 
 
 def engine(*arguments: str, check: bool = True, environment: dict[str, str] | None = None) -> str:
-    """Run docker, say so, and return what it printed; both streams of it if that is all the caller looks at."""
-    print(f"  $ docker {' '.join(arguments)}", flush=True)
+    """Run docker, say so, and return what it printed on both its streams."""
+    print(f"  $ docker {' '.join(_telling(arguments))}", flush=True)
     command = ["docker", *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -38,6 +38,15 @@ def engine(*arguments: str, check: bool = True, environment: dict[str, str] | No
         f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}"
     )
     return done.stdout
+
+
+def _telling(arguments: Sequence[str]) -> Iterator[str]:
+    """Leave out what every call of compose has in common, and programs."""
+    skipped = False
+    for argument in arguments:
+        if not skipped and argument not in ("--env-file", "--project-name", "--file"):
+            yield argument if len(argument) < 60 else "..."
+        skipped = argument in ("--env-file", "--project-name", "--file")
 
 
 @dataclass

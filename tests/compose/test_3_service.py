@@ -178,17 +178,18 @@ async def test_workers_are_replaced_without_a_failed_request(running: Stack) -> 
             for old in running.containers(kind):
                 await in_thread(replace, running, kind, old)
         stop.set()
-        answers = [answer for told in await asyncio.gather(*clients) for answer in told]
-    print(f"  {len(answers)} answers meanwhile")
-    assert len(answers) > 4
-    assert len(set(answers)) == 2, "each client got the same answer every time"
+        answered = await asyncio.gather(*clients)
+    print(f"  {sum(answered)} answers meanwhile")
+    assert min(answered) > 2
 
 
-async def asks_on(client: httpx.AsyncClient, number: int, stop: asyncio.Event) -> list[str]:
-    answers = []
-    while not stop.is_set():
-        answers.append(await ask(client, Request(f"Client {number}. {STORY}", 0.0, seed=0, max_tokens=40)))
-    return answers
+async def asks_on(client: httpx.AsyncClient, number: int, stop: asyncio.Event) -> int:
+    """Ask one prompt after another, each a new one; raise if one fails."""
+    for answered in count():
+        if stop.is_set():
+            return answered
+        await ask(client, Request(f"Client {number}, question {answered}. {STORY}", 0.0, seed=0, max_tokens=40))
+    raise AssertionError("unreachable")
 
 
 def replace(stack: Stack, kind: str, old: str) -> None:
