@@ -4,10 +4,15 @@ set -eu
 here=$(dirname "$0")
 . "$here/find-primary.sh"
 umask 077
-config=${CONFIG_FOLDER:-/data}/redis.conf
+data=${DATA:-/data}
+config=$data/redis.conf
+# Whoever comes back waits until a failover is over: a primary would be empty, and a former one still has replicas that
+# have not been told.
+test -z "$(named_primary)" || sleep 10
 primary=$(find_primary)
 {
     cat "$here/redis.conf"
+    echo "dir $data"
     echo "requirepass $REDIS_PASSWORD"
     echo "masterauth $REDIS_PASSWORD"
     echo "replica-announce-ip $ME"

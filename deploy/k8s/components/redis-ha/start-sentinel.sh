@@ -4,9 +4,11 @@ set -eu
 here=$(dirname "$0")
 . "$here/find-primary.sh"
 umask 077
-config=${CONFIG_FOLDER:-/data}/sentinel.conf
+data=${DATA:-/data}
+config=$data/sentinel.conf
 {
     cat "$here/sentinel.conf"
+    echo "dir $data"
     echo "sentinel announce-ip $ME"
     echo "sentinel monitor structkv $(find_primary) 6379 2"
     echo "sentinel auth-pass structkv $REDIS_PASSWORD"
