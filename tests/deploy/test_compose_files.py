@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests.compose.stack import COMPOSE_FILE, REQUIRED, ROOT, SECRETS
+from tests.deploy.test_variables import SETTINGS
 
 TEXT = COMPOSE_FILE.read_text()
 COMPOSE = yaml.safe_load(TEXT)
@@ -52,3 +53,16 @@ def test_images_are_pinned(name: str) -> None:
 @pytest.mark.parametrize("kind", ["gateway", "prefill", "decode"])
 def test_docker_waits_until_a_service_has_drained(kind: str) -> None:
     assert COMPOSE["services"][kind]["stop_grace_period"] == "40s", "30 seconds of grace, and some to end"
+
+
+@pytest.mark.parametrize("kind", ["gateway", "prefill", "decode"])
+def test_variables_are_settings_of_the_service(kind: str) -> None:
+    given = {name for name in COMPOSE["services"][kind]["environment"] if name.startswith("STRUCTKV_")}
+    assert given <= {f"STRUCTKV_{name.upper()}" for name in SETTINGS[kind].model_fields}
+
+
+def test_what_is_mounted_is_here() -> None:
+    mounts = [mount for service in COMPOSE["services"].values() for mount in service.get("volumes", [])]
+    sources = [mount.split(":")[0] for mount in mounts if mount.startswith("./")]
+    assert len(sources) == 3
+    assert [source for source in sources if not (ROOT / source).is_dir()] == []
