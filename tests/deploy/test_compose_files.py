@@ -50,9 +50,15 @@ def test_images_are_pinned(name: str) -> None:
     assert re.fullmatch(r"\S+:(v?\d[\w.]*|7-bookworm|\$\{STRUCTKV_VERSION:-\S+\})", COMPOSE["services"][name]["image"])
 
 
-@pytest.mark.parametrize("kind", ["gateway", "prefill", "decode"])
-def test_docker_waits_until_a_service_has_drained(kind: str) -> None:
-    assert COMPOSE["services"][kind]["stop_grace_period"] == "40s", "30 seconds of grace, and some to end"
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("gateway", "shutdown_grace_seconds"), ("prefill", "grace_seconds"), ("decode", "grace_seconds")],
+)
+def test_docker_waits_until_a_service_has_drained(kind: str, name: str) -> None:
+    service = COMPOSE["services"][kind]
+    assert service["environment"][f"STRUCTKV_{name.upper()}"] == "${STRUCTKV_GRACE_SECONDS:-30}"
+    assert service["stop_grace_period"] == "${STOP_GRACE_PERIOD:-40s}"
+    assert SETTINGS[kind].model_fields[name].default == 30
 
 
 @pytest.mark.parametrize("kind", ["gateway", "prefill", "decode"])
