@@ -116,4 +116,4 @@ def wait_for(condition, what: str, timeout_seconds: float = 300) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_seconds} s for {what}"
-        time.sleep(0.5)
+        time.sleep(2)
