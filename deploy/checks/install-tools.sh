@@ -6,7 +6,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 tools=$(cd "$1" && pwd)
-programs="promtool redis-server redis-cli haproxy"
+programs="promtool prometheus redis-server redis-cli haproxy"
 packages="prometheus redis-server redis-tools haproxy
     libatomic1 libjemalloc2 liblua5.3-0 liblzf1 libopentracing-c-wrapper0 libopentracing1"
 
