@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from deploy.checks.tools import ROOT, TOOLS
+from deploy.checks.tools import ROOT
 from tests.deploy import queries
 from tests.gateway.conftest import free_port
 
@@ -56,7 +56,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     commands = [
         [*services, "--metrics-port", str(metrics_port)],
         [
-            *(str(TOOLS / "bin" / "prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"),
+            *("prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"),
             *(f"--web.listen-address=127.0.0.1:{prometheus_port}", "--log.level=warn"),
         ],
     ]
