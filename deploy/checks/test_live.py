@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from deploy.checks.tools import ROOT
+from deploy.checks.tools import ROOT, located
 from tests.deploy import queries
 from tests.gateway.conftest import free_port
 
@@ -56,12 +56,13 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     commands = [
         [*services, "--metrics-port", str(metrics_port)],
         [
-            *("prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"),
+            *(located("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"),
             *(f"--web.listen-address=127.0.0.1:{prometheus_port}", "--log.level=warn"),
         ],
     ]
-    processes = [subprocess.Popen(command, cwd=ROOT, env=os.environ) for command in commands]
+    processes: list[subprocess.Popen[bytes]] = []
     try:
+        processes += (subprocess.Popen(command, cwd=ROOT, env=os.environ) for command in commands)
         live = Live(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{prometheus_port}")
         until(live.answers)
         until(live.scrapes)

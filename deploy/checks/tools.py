@@ -24,9 +24,14 @@ def run(
 ) -> Done:
     """Run a tool from the environment of the tests, from .tools, or from the system."""
     name, *rest = map(str, command)
-    found = shutil.which(name, path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
-    assert found, f"{name} is missing: `make deploy-tools` brings what Debian and npm have; docker comes with an engine"
     done = subprocess.run(
-        [found, *rest], cwd=folder, input=given, env=environment, capture_output=True, text=True, check=False
+        [located(name), *rest], cwd=folder, input=given, env=environment, capture_output=True, text=True, check=False
     )
     return Done(done.returncode, done.stdout + done.stderr)
+
+
+def located(name: str) -> str:
+    """Return where a tool is; fail where it is not."""
+    found = shutil.which(name, path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
+    assert found, f"{name} is missing: `make deploy-tools` brings what Debian and npm have; docker comes with an engine"
+    return found
