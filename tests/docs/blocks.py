@@ -3,6 +3,7 @@
 <!-- not run: REASON -->       cannot run here; its syntax is checked, and REASON is one of REASONS
 <!-- planned: REASON -->       a make target that would take too long: make says what it would do, so it exists
 <!-- ready at: URL -->         starts something that runs until it is stopped; URL answers when it is up
+<!-- running: ... -->          starts what the tests have started already
 """
 
 import re
@@ -23,7 +24,7 @@ REASONS = (
     "needs certificates of yours",
     "installs, or takes minutes",
 )
-_COMMENT = re.compile(r"<!-- (?P<mode>not run|planned|ready at): (?P<said>.+) -->\s*")
+_COMMENT = re.compile(r"<!-- (?P<mode>not run|planned|ready at|running): (?P<said>.+) -->\s*")
 
 
 @dataclass(frozen=True, slots=True)

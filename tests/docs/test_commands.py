@@ -74,6 +74,13 @@ def test_it_runs(block: Block, workplace: Workplace, up: Up) -> None:
     run(block, text, workplace(block), BASE_URL=f"{up.url}/v1")
 
 
+@named("running")
+def test_it_is_what_the_tests_have_started(block: Block, up: Up) -> None:
+    program, *flags = PORTS.sub("PORT", block.text).split()
+    assert Path(program).name == Path(up.process.args[0]).name
+    assert flags == PORTS.sub("PORT", " ".join(up.process.args[1:])).split()
+
+
 @named("ready at")
 def test_it_starts(block: Block, workplace: Workplace, tmp_path: Path) -> None:
     """Run it at free ports until it is ready, then stop it as Ctrl-C would."""
