@@ -24,6 +24,7 @@ from common.model.decoder import DecoderModel
 from common.model.source import resolve
 from common.skeleton.selection import Selection
 from services.decode import engine as decode_engine
+from services.decode.answer import Answer
 from services.decode.engine import DecodeEngine
 from services.decode.pool import KVPool, SequenceKV
 from services.decode.sampling import Sampling
@@ -167,7 +168,7 @@ class OurDecode:
             temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, max_tokens=_ROOM_TOKENS, stop_token_ids=frozenset()
         )
         hidden: Tensor = self._hidden.clone()
-        return decode_engine.Sequence(self._next_position, kv, sampling, hidden)
+        return decode_engine.Sequence(self._next_position, kv, Answer(sampling), hidden)
 
     def step(self) -> None:
         """Give every sequence its next token."""

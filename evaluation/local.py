@@ -24,6 +24,7 @@ from evaluation.backend import Answer, Variant
 from evaluation.prompt import PromptFormat
 from evaluation.sample import Sample
 from evaluation.suites import is_settled
+from services.decode.answer import Answer as AnswerState
 from services.decode.engine import DecodeEngine, Sequence, pool_blocks
 from services.decode.pool import KVPool
 from services.decode.sampling import Sampling
@@ -124,7 +125,7 @@ class LocalBackend:
             max_tokens=sample.max_new_tokens,
             stop_token_ids=frozenset(self._prompts.eos_token_ids),
         )
-        sequence = Sequence(selection.next_position(len(token_ids)), kv, sampling)
+        sequence = Sequence(selection.next_position(len(token_ids)), kv, AnswerState(sampling))
         return _Running(sample, variant, selection, sequence, self._reader(token_ids, selection))
 
     def _reader(self, token_ids: list[int], selection: Selection) -> SkeletonReader:
@@ -167,7 +168,7 @@ class LocalBackend:
         for running, token in zip(list(batch), tokens, strict=True):
             running.token_ids.append(token)
             running.decode_seconds += seconds
-            stopped = token in running.sequence.sampling.stop_token_ids
+            stopped = token in running.sequence.answer.sampling.stop_token_ids
             if stopped or len(running.token_ids) == running.sample.max_new_tokens or self._is_settled(running):
                 batch.remove(running)
                 self._decode.pool.free(running.sequence.kv)

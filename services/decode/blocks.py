@@ -1,19 +1,22 @@
 """Bookkeeping of the pool's blocks: who has which, and what is free."""
 
 from bisect import bisect_left, insort
+from collections import Counter
 
 
 class BlockAllocator:
     """Hands out blocks, as a contiguous run where it can.
 
     Any block serves any sequence and layer, so nothing is lost to fragmentation; a run is merely quicker to
-    read. Free blocks are kept as maximal runs, ascending: (first, past the last).
+    read. Free blocks are kept as maximal runs, ascending: (first, past the last). A block that is shared is free
+    when everyone has given it back.
     """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self._free_runs: list[tuple[int, int]] = [(0, num_blocks)] if num_blocks else []
         self.num_free = num_blocks
+        self._num_holders: dict[int, int] = {}  # of shared blocks
 
     def allocate(self, count: int, *, after: int | None = None) -> list[int]:
         """Return `count` blocks: behind block `after` if they are free, else the smallest run that is enough,
@@ -28,21 +31,34 @@ class BlockAllocator:
         self.num_free -= count
         return blocks
 
-    def free(self, blocks: list[int]) -> None:
-        """Take blocks back; a block that is free already is an error of ours."""
+    def share(self, blocks: list[int]) -> None:
+        """Let one more have these blocks, which are in use."""
         for block in blocks:
-            self._give_back(block)
-        self.num_free += len(blocks)
+            self._num_holders[block] = self._num_holders.get(block, 1) + 1
+
+    def free(self, blocks: list[int]) -> None:
+        """Take blocks back from one who has them; a block that is free already is an error of ours."""
+        for block in blocks:
+            num_holders = self._num_holders.pop(block, 1)
+            if num_holders > 2:
+                self._num_holders[block] = num_holders - 1
+            elif num_holders == 1:
+                self._give_back(block)
+                self.num_free += 1
 
     def audit(self, held: list[int]) -> None:
-        """Raise RuntimeError unless the blocks `held` and the free ones are all there are, each once."""
+        """Raise RuntimeError unless the blocks `held` and the free ones are all there are, each as often as known."""
         place = 0
-        for start, end in sorted([(block, block + 1) for block in held] + self._free_runs):
+        num_holders = Counter(held)
+        for block, number in num_holders.items():
+            if number != self._num_holders.get(block, 1):
+                raise RuntimeError(f"block {block} is held by {number}, not {self._num_holders.get(block, 1)}")
+        for start, end in sorted([(block, block + 1) for block in num_holders] + self._free_runs):
             if start != place:
                 raise RuntimeError(f"block {min(start, place)} is {'lost' if start > place else 'held or free twice'}")
             place = end
-        if place != self.num_blocks or len(held) + self.num_free != self.num_blocks:
-            raise RuntimeError(f"of {self.num_blocks} blocks, {len(held)} are held and {self.num_free} free")
+        if place != self.num_blocks or len(num_holders) + self.num_free != self.num_blocks:
+            raise RuntimeError(f"of {self.num_blocks} blocks, {len(num_holders)} are held and {self.num_free} free")
 
     def _best_start(self, count: int, after: int | None) -> int:
         if after is not None and self._run_at(after + 1) is not None:

@@ -1,5 +1,6 @@
 """One decode step: a batched forward of all running sequences, and a token for each."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -8,10 +9,13 @@ from torch import Tensor
 from common.errors import ContextLengthError, InvalidRequestError
 from common.model.decoder import DecoderModel
 from common.skeleton.selection import Selection
+from services.decode.answer import Answer
 from services.decode.attention import BatchAttention, ReplayAttention
 from services.decode.backend import Backend, paged_forward
+from services.decode.choice import choose_tokens
+from services.decode.logprobs import RawLogprobs, TokenLogprobs
 from services.decode.pool import BLOCK_TOKENS, KVPool, SequenceKV
-from services.decode.sampling import Sampling, choose_tokens
+from services.decode.sampling import Sampling
 
 _RESERVED_NEW_TOKENS = 128
 """Room for an answer's first tokens is reserved with the skeleton, so that most answers stay in one run of
@@ -20,26 +24,26 @@ blocks; longer ones take blocks as they grow."""
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """A request in decode.
+    """An answer in decode.
 
     Attributes:
         next_position: of the answer's first token: N, whatever the cache's length.
         kv: its block tables.
-        sampling: how its tokens are chosen.
+        answer: what the choice of its tokens depends on.
         hidden_state: the newest token's after the last layer, [D], where it is known before the step: the prompt's
             last one, until the first token is chosen.
-        num_generated: tokens chosen so far.
-        last_token: the newest of them, not yet in the cache.
+        last_token: the newest token, not yet in the cache.
+        last_logprobs: its log probability and the likeliest tokens', if asked for.
         replay: tokens chosen elsewhere, to be run over the skeleton before the next one is chosen.
         priority: whose memory is kept when it runs out: the lower, the longer.
     """
 
     next_position: int
     kv: SequenceKV
-    sampling: Sampling
+    answer: Answer
     hidden_state: Tensor | None = None
-    num_generated: int = 0
     last_token: int = -1
+    last_logprobs: TokenLogprobs | None = None
     replay: list[int] = field(default_factory=list)
     priority: int = 0
 
@@ -58,9 +62,9 @@ class DecodeEngine:
         self._paged = paged_forward(backend, model, pool)
 
     def check(
-        self, token_ids: list[int], selection: Selection, sampling: Sampling, replay: list[int] | None = None
+        self, token_ids: list[int], selection: Selection, sampling: Sampling, replays: Collection[list[int]] = ([],)
     ) -> None:
-        """Raise for a request that this worker could never finish; `replay` are the answer's tokens so far."""
+        """Raise for a request that this worker could never finish; `replays` are its unfinished answers so far."""
         spec, num_tokens = self.model.spec, len(token_ids)
         if not token_ids:
             raise InvalidRequestError("the prompt is empty", param="prompt")
@@ -69,24 +73,44 @@ class DecodeEngine:
                 f"{num_tokens} prompt tokens and max_tokens {sampling.max_tokens} exceed the model's length "
                 f"of {spec.max_tokens}"
             )
-        if replay and (len(replay) >= sampling.max_tokens or max(replay) >= spec.vocab_size):
-            raise InvalidRequestError("the answer so far is as long as max_tokens or has ids outside the vocabulary")
-        needed = self.pool.blocks_needed(
-            [kept + sampling.max_tokens for kept in selection.max_kept_tokens(num_tokens, spec.windows)]
-        )
-        if needed > self.pool.allocator.num_blocks:
+        sampling.check_vocabulary(spec.vocab_size)
+        if any(len(replay) >= sampling.max_tokens or max(replay, default=0) >= spec.vocab_size for replay in replays):
+            raise InvalidRequestError("an answer so far is as long as max_tokens or has ids outside the vocabulary")
+        self._check_memory(num_tokens, selection, sampling, [len(replay) for replay in replays])
+
+    def _check_memory(self, num_tokens: int, selection: Selection, sampling: Sampling, replayed: list[int]) -> None:
+        """Raise unless the pool holds one answer to its end, and all of them when they begin."""
+        num_blocks = self.pool.allocator.num_blocks
+        whole = self.pool.blocks_needed(self._slots(num_tokens, selection, sampling.max_tokens))
+        if whole > num_blocks:
             raise InvalidRequestError(
-                f"the request needs KV memory for {needed} blocks of {BLOCK_TOKENS} tokens, this worker has "
-                f"{self.pool.allocator.num_blocks}; lower kv_retention or max_tokens"
+                f"the request needs KV memory for {whole} blocks of {BLOCK_TOKENS} tokens, this worker has "
+                f"{num_blocks}; lower kv_retention or max_tokens"
+            )
+        reserved = self.tokens_to_reserve(num_tokens, selection, sampling, replayed)
+        needed = sum(self.pool.blocks_needed(tokens) for tokens in reserved)
+        if needed > num_blocks:
+            raise InvalidRequestError(
+                f"{len(replayed)} answers need KV memory for {needed} blocks of {BLOCK_TOKENS} tokens, this worker has "
+                f"{num_blocks}; lower n, kv_retention or max_tokens",
+                param="n",
             )
 
     def tokens_to_reserve(
-        self, prompt_tokens: int, selection: Selection, sampling: Sampling, num_replayed: int = 0
-    ) -> list[int]:
-        """Return the slots to set aside in each layer before a prefill worker is asked."""
-        ahead = min(sampling.max_tokens, num_replayed + _RESERVED_NEW_TOKENS)
-        windows = self.model.spec.windows
-        return [kept + ahead for kept in selection.max_kept_tokens(prompt_tokens, windows)]
+        self, prompt_tokens: int, selection: Selection, sampling: Sampling, replayed: list[int]
+    ) -> list[list[int]]:
+        """Return the slots to set aside for each answer, by layer, before a prefill worker is asked.
+
+        `replayed` is each answer's length so far. The first one holds the skeleton; the others share its full blocks,
+        and need room for what is behind them: less than a block of the skeleton, and the answer.
+        """
+        ahead = [min(sampling.max_tokens, tokens + _RESERVED_NEW_TOKENS) for tokens in replayed]
+        others = [[BLOCK_TOKENS - 1 + tokens] * self.model.spec.num_layers for tokens in ahead[1:]]
+        return [self._slots(prompt_tokens, selection, ahead[0]), *others]
+
+    def _slots(self, prompt_tokens: int, selection: Selection, ahead: int) -> list[int]:
+        """Return the slots for a skeleton and so many tokens behind it, by layer."""
+        return [kept + ahead for kept in selection.max_kept_tokens(prompt_tokens, self.model.spec.windows)]
 
     @torch.inference_mode()
     def step(self, batch: list[Sequence]) -> list[int]:
@@ -98,18 +122,23 @@ class DecodeEngine:
         fresh = [sequence for sequence in batch if sequence.hidden_state is not None]
         hidden = [self._forward(running)] if running else []
         hidden += [s.hidden_state[None] for s in fresh if s.hidden_state is not None]
-        logits = self.model.logits(torch.cat(hidden))
-        order = running + fresh
-        tokens = choose_tokens(logits, [s.sampling for s in order], [s.num_generated for s in order])
-        for sequence, token in zip(order, tokens, strict=True):
-            sequence.last_token, sequence.hidden_state = token, None
-            sequence.num_generated += 1
+        self._choose(running + fresh, self.model.logits(torch.cat(hidden)))
         return [sequence.last_token for sequence in batch]
+
+    def _choose(self, order: list[Sequence], logits: Tensor) -> None:
+        """Give each sequence the token chosen from its row of logits [B, V]."""
+        answers = [sequence.answer for sequence in order]
+        raw = RawLogprobs(logits, answers)
+        tokens = choose_tokens(logits, answers)
+        for sequence, token, logprobs in zip(order, tokens, raw.of(tokens), strict=True):
+            sequence.last_token, sequence.last_logprobs, sequence.hidden_state = token, logprobs, None
+            sequence.answer.take([token])
 
     def _replay(self, sequence: Sequence) -> None:
         """Run a sequence's replayed tokens through all layers at once, as if they had been chosen here."""
         hidden = self._run(sequence.kv, sequence.replay, sequence.next_position)
-        sequence.hidden_state, sequence.num_generated, sequence.replay = hidden[-1], len(sequence.replay), []
+        sequence.answer.take(sequence.replay)
+        sequence.hidden_state, sequence.replay = hidden[-1], []
 
     @torch.inference_mode()
     def run_tokens(self, kv: SequenceKV, tokens: list[int], position: int) -> Tensor:
@@ -151,7 +180,7 @@ class DecodeEngine:
 
 def _position(sequence: Sequence) -> int:
     """Return the position of the sequence's newest token."""
-    return sequence.next_position + sequence.num_generated - 1
+    return sequence.next_position + sequence.answer.num_generated - 1
 
 
 def pool_blocks(model: DecoderModel, kv_memory_gib: float | None, free_ram_bytes: int) -> int:

@@ -1,7 +1,8 @@
 """KV memory: one pool of blocks for all layers of all sequences.
 
 Layers keep different numbers of tokens, so each has its own block table; a block belongs to one layer of one
-sequence at a time. Keys are stored rotated, [tokens, G, d]: the format in which they crossed the network.
+sequence at a time, or, when it is full, of several that begin alike. Keys are stored rotated, [tokens, G, d]: the
+format in which they crossed the network.
 """
 
 from collections.abc import Iterable, Sequence
@@ -127,6 +128,21 @@ class KVPool:
         table.length = end
         table.positions.extend(positions)
 
+    def share(self, source: SequenceKV, target: SequenceKV) -> None:
+        """Have `target`, which is empty, begin with all that `source` holds.
+
+        Full blocks, which nobody writes to any more, it gets in common; the tokens behind them are copied.
+        """
+        for table, begun in zip(source.tables, target.tables, strict=True):
+            num_full = table.length // BLOCK_TOKENS
+            common, tokens = table.blocks[:num_full], num_full * BLOCK_TOKENS
+            self.allocator.share(common)
+            begun.blocks = common + begun.blocks
+            begun.contiguous = _is_run(begun.blocks)
+            begun.first, begun.length, begun.positions = table.first, tokens, table.positions[:tokens]
+            behind = table.slots(tokens, table.length).to(self.keys.device)
+            self.write(begun, self.keys[behind], self.values[behind], table.positions[tokens:])
+
     def view(self, table: LayerTable) -> tuple[Tensor, Tensor]:
         """Return a layer's live keys and values, [tokens, G, d]; a copy only if its blocks are scattered."""
         if table.contiguous:
@@ -152,7 +168,7 @@ class KVPool:
             table.length += tokens
 
     def audit(self, live: Iterable[SequenceKV]) -> None:
-        """Raise RuntimeError unless every block is either free or in one table of one live sequence."""
+        """Raise RuntimeError unless every block is either free or in one table of each live sequence that has it."""
         self.allocator.audit([block for kv in live for table in kv.tables for block in table.blocks])
 
     def swap_out(self, kv: SequenceKV) -> SwappedKV:
@@ -177,7 +193,7 @@ class KVPool:
     def _extend(self, table: LayerTable, count: int) -> None:
         last = table.blocks[-1] if table.blocks else None
         table.blocks += self.allocator.allocate(count, after=last)
-        table.contiguous = all(behind == block + 1 for block, behind in pairwise(table.blocks))
+        table.contiguous = _is_run(table.blocks)
 
     def _slide(self, table: LayerTable, position: int) -> None:
         """Drop what the query at `position` no longer sees."""
@@ -196,3 +212,7 @@ class KVPool:
 
 def _blocks(tokens: int) -> int:
     return -(-tokens // BLOCK_TOKENS)
+
+
+def _is_run(blocks: list[int]) -> bool:
+    return all(behind == block + 1 for block, behind in pairwise(blocks))

@@ -5,18 +5,20 @@ are no locks, and a request that is cancelled has its memory back after the step
 """
 
 import asyncio
-import itertools
 import logging
 import time
 from bisect import insort
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
+from itertools import chain, count
 from typing import NamedTuple
 
+from common.errors import InvalidRequestError
 from services.decode.engine import DecodeEngine, Sequence
+from services.decode.logprobs import TokenLogprobs
 from services.decode.pool import SequenceKV, SwappedKV
 from services.decode.waiting import Waiting, WaitingQueue
 
@@ -34,19 +36,21 @@ class Finish(Enum):
 
 
 class Token(NamedTuple):
-    """A chosen token, and why it is the last one if it is."""
+    """A chosen token: of which answer, and why it is its last one if it is."""
 
+    answer: int
     token_id: int
+    logprobs: TokenLogprobs | None
     finish: Finish | None
 
 
 @dataclass(eq=False, slots=True)
 class _Running:
-    """A sequence in the batch, or swapped out of it, and the queue its tokens go to."""
+    """A sequence in the batch, or swapped out of it, and the queue its tokens go to: its request's."""
 
     sequence: Sequence
     arrival: int
-    tokens: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
+    tokens: asyncio.Queue[Token | Exception]
     swapped: SwappedKV | None = None
 
     @property
@@ -69,7 +73,7 @@ class DecodeScheduler:
         self._granted: list[SequenceKV] = []
         self._batch: list[_Running] = []  # by rank, as are those swapped out of it
         self._swapped: list[_Running] = []
-        self._arrivals = itertools.count()
+        self._arrivals = count()
         self._in_step: list[_Running] = []
         self._step_started = 0.0
         self._departed: list[SequenceKV] = []
@@ -78,14 +82,22 @@ class DecodeScheduler:
 
     @asynccontextmanager
     async def reserve(
-        self, tokens_per_layer: list[int], prompt_tokens: int, priority: int = 0
-    ) -> AsyncIterator[SequenceKV]:
-        """Wait until the pool has so many slots in each layer; give them back at exit.
+        self, tokens: list[list[int]], prompt_tokens: int, priority: int = 0
+    ) -> AsyncIterator[list[SequenceKV]]:
+        """Wait until there is room for all answers of a request: so many slots for each, by layer; free it at exit.
 
-        A lower priority goes first, then who came first. Raises OverloadedError if too many tokens wait already.
+        All at once, so that no answer waits for memory that its siblings hold. A lower priority goes first, then who
+        came first. Raises InvalidRequestError if there are more answers than sequences in the largest batch, and
+        OverloadedError if too many tokens wait already.
         """
-        granted: asyncio.Future[SequenceKV] = asyncio.get_running_loop().create_future()
-        waiting = Waiting(tokens_per_layer, prompt_tokens, priority, granted)
+        if len(tokens) > self._max_running:
+            raise InvalidRequestError(
+                f"{len(tokens)} answers are asked for, this worker decodes at most max_running ({self._max_running}) "
+                "sequences together; lower n",
+                param="n",
+            )
+        granted: asyncio.Future[list[SequenceKV]] = asyncio.get_running_loop().create_future()
+        waiting = Waiting(tokens, prompt_tokens, priority, granted)
         first = self._waiting.first
         if (first is None or priority < first.priority) and self._has_room(waiting):
             self._give(waiting)
@@ -99,28 +111,35 @@ class DecodeScheduler:
                 self._grant()  # it may have been what the others waited behind
                 self._changed.set()
             elif granted.done() and not granted.cancelled():
-                self._release(granted.result())
+                for kv in granted.result():
+                    self._release(kv)
 
     @property
     def makes_progress(self) -> bool:
         """Whether no step has been running for so long that it must have got stuck."""
         return not self._in_step or time.monotonic() - self._step_started < _STUCK_SECONDS
 
-    async def generate(self, sequence: Sequence) -> AsyncGenerator[Token, None]:
-        """Run a sequence, its skeleton loaded, to its end. Closing the iterator takes it out of the batch."""
-        running = _Running(sequence, next(self._arrivals))
-        self._enter(self._batch, running)
+    async def generate(self, sequences: Iterable[Sequence]) -> AsyncGenerator[Token, None]:
+        """Run a request's sequences, their skeleton loaded, to their ends, and yield their tokens as they come.
+
+        A sequence's memory is free when it ends. Closing the iterator takes those left out of the batch.
+        """
+        tokens: asyncio.Queue[Token | Exception] = asyncio.Queue()
+        all_running = [_Running(sequence, next(self._arrivals), tokens) for sequence in sequences]
+        for running in all_running:
+            self._enter(self._batch, running)
         self._changed.set()
         try:
-            finish: Finish | None = None
-            while finish is None:
-                token = await running.tokens.get()
+            num_left = len(all_running)
+            while num_left:
+                token = await tokens.get()
                 if isinstance(token, Exception):
                     raise token
-                finish = token.finish
+                num_left -= token.finish is not None
                 yield token
         finally:
-            self._leave(running)
+            for running in all_running:
+                self._leave(running)
 
     async def run(self) -> None:
         """Step as long as there are sequences; the worker's main loop."""
@@ -183,7 +202,7 @@ class DecodeScheduler:
     def _comes_after_waiting(self, running: _Running) -> bool:
         """Tell whether memory is kept for a request that waits, and that is more urgent."""
         first = self._waiting.first
-        return first is not None and self._may_join and first.priority < running.sequence.priority
+        return first is not None and self._may_join(first) and first.priority < running.sequence.priority
 
     @staticmethod
     def _enter(order: list[_Running], running: _Running) -> None:
@@ -191,15 +210,12 @@ class DecodeScheduler:
 
     def _deliver(self, batch: list[_Running]) -> None:
         for running in batch:
-            sequence = running.sequence
-            finish = None
-            if sequence.last_token in sequence.sampling.stop_token_ids:
-                finish = Finish.STOP
-            elif sequence.num_generated >= sequence.sampling.max_tokens:
-                finish = Finish.LENGTH
-            running.tokens.put_nowait(Token(sequence.last_token, finish))
+            sequence, finish = running.sequence, _finish(running.sequence)
+            token = Token(sequence.answer.number, sequence.last_token, sequence.last_logprobs, finish)
+            running.tokens.put_nowait(token)
             if finish is not None and running in self._batch:
                 self._batch.remove(running)
+                self._departed.append(sequence.kv)
 
     def _fail(self, batch: list[_Running], error: Exception) -> None:
         for running in batch:
@@ -223,17 +239,19 @@ class DecodeScheduler:
     def _has_room(self, waiting: Waiting) -> bool:
         """Tell whether a request can have its memory now: what is swapped out and as urgent comes first."""
         outranked = bool(self._swapped) and self._swapped[0].sequence.priority <= waiting.priority
-        return not outranked and self._may_join and self._pool.fits(waiting.tokens_per_layer)
+        return not outranked and self._may_join(waiting) and self._pool.fits(list(chain(*waiting.tokens)))
 
-    @property
-    def _may_join(self) -> bool:
-        return len(self._granted) < self._max_running
+    def _may_join(self, waiting: Waiting) -> bool:
+        return len(self._granted) + len(waiting.tokens) <= self._max_running
 
     def _give(self, waiting: Waiting) -> None:
-        self._granted.append(self._pool.allocate(waiting.tokens_per_layer))
-        waiting.granted.set_result(self._granted[-1])
+        tables = [self._pool.allocate(tokens) for tokens in waiting.tokens]
+        self._granted += tables
+        waiting.granted.set_result(tables)
 
     def _release(self, kv: SequenceKV) -> None:
+        if not any(granted is kv for granted in self._granted):
+            return  # its answer has ended
         if any(running.sequence.kv is kv for running in self._in_step):
             self._departed.append(kv)  # the step that is running still reads it
         else:
@@ -249,3 +267,11 @@ class DecodeScheduler:
         self._granted = [granted for granted in self._granted if granted is not kv]
         self._changed.set()
         self._grant()
+
+
+def _finish(sequence: Sequence) -> Finish | None:
+    """Tell whether the newest token is the last one."""
+    sampling = sequence.answer.sampling
+    if sequence.last_token in sampling.stop_token_ids:
+        return Finish.STOP
+    return Finish.LENGTH if sequence.answer.num_generated >= sampling.max_tokens else None

@@ -11,9 +11,10 @@ from common.pb import decode_pb2, decode_pb2_grpc
 from common.rpc import error_boundary
 from common.skeleton.selection import CODECS, Selection
 from common.skeleton.spec import SkeletonSpec
+from services.decode.answer import Answer
 from services.decode.engine import DecodeEngine, Sequence
 from services.decode.sampling import Sampling
-from services.decode.scheduler import DecodeScheduler, Finish
+from services.decode.scheduler import DecodeScheduler, Finish, Token
 from services.decode.skeleton_loader import Order, SkeletonLoader
 
 _FINISH = {
@@ -49,26 +50,29 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
         async with error_boundary(context, request.request_id):
             engine, arrived = self._engine, time.monotonic()
             token_ids = list(request.prompt_token_ids)
-            replay = [token for answer in request.answers for token in answer.token_ids]
             selection, sampling = Selection.from_pb(request.selection), Sampling.from_pb(request.sampling)
-            engine.check(token_ids, selection, sampling, replay)
+            replays = _unfinished(request)
+            if not replays:
+                return
+            engine.check(token_ids, selection, sampling, replays.values())
             spec = SkeletonSpec.of(engine.model.spec, token_ids, selection)
             self._check_codec(spec.codec.name)
-            tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, len(replay))
-            async with self._scheduler.reserve(tokens, len(token_ids), request.priority) as kv:
+            tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, [*map(len, replays.values())])
+            async with self._scheduler.reserve(tokens, len(token_ids), request.priority) as tables:
                 waited, remaining = time.monotonic() - arrived, context.time_remaining()
                 deadline = None if remaining is None else time.monotonic() + remaining
-                skeleton = await self._loader.load(Order(request, spec, kv, deadline))
+                skeleton = await self._loader.load(Order(request, spec, tables[0], deadline))
                 skeleton.stats.queue_seconds += waited
-                sequence = Sequence(
-                    selection.next_position(len(token_ids)),
-                    kv,
-                    sampling,
-                    skeleton.hidden_state,
-                    replay=replay,
-                    priority=request.priority,
-                )
-                await self._stream(sequence, skeleton.stats, context)
+                for kv in tables[1:]:
+                    engine.pool.share(tables[0], kv)
+                penalised = frozenset(token_ids if sampling.repetition_penalty != 1 else ())
+                answers = [Answer(sampling, penalised, number) for number in replays]
+                position, state = selection.next_position(len(token_ids)), skeleton.hidden_state
+                sequences = [
+                    Sequence(position, kv, answer, state, replay=replay, priority=request.priority)
+                    for kv, answer, replay in zip(tables, answers, replays.values(), strict=True)
+                ]
+                await self._stream(sequences, skeleton.stats, context)
 
     def _check_codec(self, name: str) -> None:
         if name not in self._codecs:
@@ -77,13 +81,25 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
                 param="structkv.codec",
             )
 
-    async def _stream(self, sequence: Sequence, stats: decode_pb2.SkeletonStats, context: Context) -> None:
+    async def _stream(self, sequences: list[Sequence], stats: decode_pb2.SkeletonStats, context: Context) -> None:
         skeleton: decode_pb2.SkeletonStats | None = stats
-        async with aclosing(self._scheduler.generate(sequence)) as tokens:
+        async with aclosing(self._scheduler.generate(sequences)) as tokens:
             async for token in tokens:
-                await context.write(
-                    decode_pb2.GenerateEvent(
-                        token_ids=[token.token_id], finish_reason=_FINISH[token.finish], skeleton=skeleton
-                    )
-                )
+                await context.write(_event(token, skeleton))
                 skeleton = None
+
+
+def _unfinished(request: decode_pb2.GenerateRequest) -> dict[int, list[int]]:
+    """Return the answers that are to go on, by number, each with its tokens so far."""
+    answers = request.answers or [decode_pb2.AnswerSoFar()]
+    return {number: list(answer.token_ids) for number, answer in enumerate(answers) if not answer.finished}
+
+
+def _event(token: Token, skeleton: decode_pb2.SkeletonStats | None) -> decode_pb2.GenerateEvent:
+    return decode_pb2.GenerateEvent(
+        token_ids=[token.token_id],
+        finish_reason=_FINISH[token.finish],
+        skeleton=skeleton,
+        answer=token.answer,
+        logprobs=None if token.logprobs is None else [decode_pb2.TokenLogprobs(**token.logprobs._asdict())],
+    )

@@ -14,16 +14,16 @@ class Waiting:
     """A request that waits: what it needs, and where its tables go.
 
     Attributes:
-        tokens_per_layer: slots to set aside in each layer.
+        tokens: slots to set aside for each of its answers, by layer.
         prompt_tokens: what it counts for in the queue.
         priority: lower goes first.
         granted: the tables, once there is room.
     """
 
-    tokens_per_layer: list[int]
+    tokens: list[list[int]]
     prompt_tokens: int
     priority: int
-    granted: asyncio.Future[SequenceKV]
+    granted: asyncio.Future[list[SequenceKV]]
 
 
 class WaitingQueue:

@@ -1,95 +1,95 @@
-"""An answer on its way: tokens from decode become text, up to where it ends."""
+"""A request's answer on its way: all its choices, as decode goes on with them."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from common.errors import StructKVError
 from common.pb import decode_pb2
-from services.gateway.decode_client import DecodeCall
-from services.gateway.detokenizer import Detokenizer
-from services.gateway.stop_strings import StopStrings
-
-_FINISH_REASONS = {
-    decode_pb2.FINISH_REASON_UNSPECIFIED: None,
-    decode_pb2.FINISH_REASON_STOP: "stop",
-    decode_pb2.FINISH_REASON_LENGTH: "length",
-}
-
+from services.gateway.choice import Choice, Piece
+from services.gateway.decode_calls import DecodeCalls
 
 logger = logging.getLogger(__name__)
 
 
 class Answer:
-    """The text of one answer, and what is known of it so far.
+    """The choices of one response, prompt by prompt.
 
     Attributes:
         request_id: under which it is logged.
-        skeleton: what decode tells of the prompt's skeleton.
-        ttft_seconds: from the request's arrival to the first token.
-        completion_tokens: tokens received, a stop token included.
-        finish_reason: "stop" or "length"; None while it runs.
+        choices: in the response's order.
+        skeletons: what decode tells of each prompt's skeleton.
+        ttft_seconds: from the request's arrival until each prompt had its first token.
     """
 
     def __init__(
-        self,
-        call: DecodeCall,
-        detokenizer: Detokenizer,
-        stop_strings: StopStrings,
-        ttft_seconds: float,
-        request_id: str,
+        self, calls: DecodeCalls, choices: Sequence[Sequence[Choice]], ttft_seconds: float, request_id: str
     ) -> None:
-        self._call = call
-        self._detokenizer = detokenizer
-        self._stop_strings = stop_strings
-        self.request_id = request_id
+        """Take the calls and, for each, the choices that it answers."""
+        self._calls = calls
+        self._by_prompt = choices
         self._closed = False
-        self.skeleton = call.first.skeleton
+        self.request_id = request_id
+        self.choices = [choice for group in choices for choice in group]
+        self.skeletons = calls.skeletons
         self.ttft_seconds = ttft_seconds
-        self.completion_tokens = 0
-        self.finish_reason: str | None = None
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """Yield the text as it becomes certain; afterwards `finish_reason` is set. Never yields an empty piece."""
-        async for event in self._call.events():
-            if text := self._take(event):
-                yield text
-            if self.finish_reason is not None:
-                self.close()  # after a stop string, decode would go on
-                return
-        raise StructKVError("the decode worker gave an unknown finish reason")
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts; a prompt with several answers counts once."""
+        return sum(group[0].prompt_tokens for group in self._by_prompt)
 
-    async def text(self) -> str:
-        """Return the whole text: the same pieces, joined."""
-        return "".join([piece async for piece in self.pieces()])
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all answers so far."""
+        return sum(choice.completion_tokens for choice in self.choices)
+
+    def skeleton_of(self, choice: Choice) -> decode_pb2.SkeletonStats:
+        """Return what decode tells of the skeleton of a choice's prompt."""
+        return self.skeletons[choice.index // len(self._by_prompt[0])]
+
+    async def pieces(self) -> AsyncIterator[tuple[Choice, Piece]]:
+        """Yield the choices' text as it becomes certain; with its last piece, even if empty, a choice is finished."""
+        for choice in self.choices:
+            if choice.echo:
+                yield choice, Piece(choice.echo)
+        while (read := await self._calls.read()) is not None:
+            place, event = read
+            choice = self._by_prompt[place][event.answer]
+            piece = choice.take(event)
+            if choice.finish_reason is not None:
+                self._calls.finish(place, event.answer)  # after a stop string, decode would go on
+            if piece.text or piece.logprobs or choice.finish_reason is not None:
+                yield choice, piece
+        self.close()
+
+    async def wholes(self) -> list[Piece]:
+        """Return each choice's whole text: the same pieces, joined."""
+        parts: list[list[Piece]] = [[] for _ in self.choices]
+        async for choice, piece in self.pieces():
+            parts[choice.index].append(piece)
+        return [_join(pieces) for pieces in parts]
 
     def close(self) -> None:
-        """End the call to decode and log what came of it. May be called again."""
+        """End the calls to decode and log what came of them. May be called again."""
         if self._closed:
             return
         self._closed = True
-        self._call.close()
+        self._calls.close()
+        for choice in self.choices:
+            self._log(choice)
+
+    def _log(self, choice: Choice) -> None:
         logger.info(
             "answer ended",
             extra={
                 "request_id": self.request_id,
-                "completion_tokens": self.completion_tokens,
-                "finish_reason": self.finish_reason,
+                "choice": choice.index,
+                "completion_tokens": choice.completion_tokens,
+                "finish_reason": choice.finish_reason,
                 "ttft_seconds": round(self.ttft_seconds, 4),
             },
         )
 
-    def _take(self, event: decode_pb2.GenerateEvent) -> str:
-        token_ids = list(event.token_ids)
-        self.completion_tokens += len(token_ids)
-        if event.finish_reason == decode_pb2.FINISH_REASON_STOP:
-            token_ids = token_ids[:-1]  # the stop token itself is not text
-        finish_reason = _FINISH_REASONS.get(event.finish_reason)
-        text = self._detokenizer.push(token_ids)
-        if finish_reason is not None:
-            text += self._detokenizer.flush()
-        text, stopped = self._stop_strings.push(text)
-        if stopped:
-            self.finish_reason = "stop"
-            return text
-        self.finish_reason = finish_reason
-        return text if finish_reason is None else text + self._stop_strings.flush()
+
+def _join(pieces: Sequence[Piece]) -> Piece:
+    text = "".join(piece.text for piece in pieces)
+    return Piece(text, [entry for piece in pieces for entry in piece.logprobs])

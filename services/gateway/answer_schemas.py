@@ -1,4 +1,4 @@
-"""What the gateway answers, for its OpenAPI document. The answers themselves are built in `shapes` and `errors`."""
+"""What the gateway generates, for its OpenAPI document. The answers themselves are built in `shapes`."""
 
 from typing import Literal
 
@@ -7,19 +7,19 @@ from pydantic import BaseModel, ConfigDict
 FinishReason = Literal["stop", "length"]
 
 
-class _Object(BaseModel):
+class ExactObject(BaseModel):
     """Exactly these fields."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class PromptTokensDetails(_Object):
+class PromptTokensDetails(ExactObject):
     """How many of the prompt's tokens no prefill had to run."""
 
     cached_tokens: int
 
 
-class Usage(_Object):
+class Usage(ExactObject):
     """OpenAI's token counts."""
 
     prompt_tokens: int
@@ -28,7 +28,7 @@ class Usage(_Object):
     prompt_tokens_details: PromptTokensDetails
 
 
-class Stats(_Object):
+class Stats(ExactObject):
     """What became of the prompt; with `return_stats` only."""
 
     method: str
@@ -44,16 +44,56 @@ class Stats(_Object):
     ttft_seconds: float
 
 
-class CompletionChoice(_Object):
-    """The one choice of a completion."""
+class CompletionLogprobs(ExactObject):
+    """Log probabilities of a completion's tokens: an entry for each in every list."""
 
-    index: Literal[0]
-    text: str
-    logprobs: None
+    text_offset: list[int]
+    token_logprobs: list[float]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float]]
+
+
+class TopLogprob(ExactObject):
+    """A likely token."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatTokenLogprob(TopLogprob):
+    """A token of a message, and the likeliest in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(ExactObject):
+    """Log probabilities of a message's tokens."""
+
+    content: list[ChatTokenLogprob]
+    refusal: None
+
+
+class _Finished(ExactObject):
+    index: int
     finish_reason: FinishReason
+    stop_reason: str | int | None
 
 
-class AssistantMessage(_Object):
+class _Delta(ExactObject):
+    index: int
+    finish_reason: FinishReason | None
+    stop_reason: str | int | None = None
+
+
+class CompletionChoice(_Finished):
+    """One answer of a completion."""
+
+    text: str
+    logprobs: CompletionLogprobs | None
+
+
+class AssistantMessage(ExactObject):
     """The answer to a conversation."""
 
     role: Literal["assistant"]
@@ -61,16 +101,14 @@ class AssistantMessage(_Object):
     refusal: None
 
 
-class ChatChoice(_Object):
-    """The one choice of a chat completion."""
+class ChatChoice(_Finished):
+    """One answer of a chat completion."""
 
-    index: Literal[0]
     message: AssistantMessage
-    logprobs: None
-    finish_reason: FinishReason
+    logprobs: ChatLogprobs | None
 
 
-class _Answer(_Object):
+class _Answer(ExactObject):
     id: str
     created: int
     model: str
@@ -92,32 +130,28 @@ class ChatCompletion(_Answer):
     choices: list[ChatChoice]
 
 
-class CompletionDelta(_Object):
+class CompletionDelta(_Delta):
     """A piece of a completion."""
 
-    index: Literal[0]
     text: str
-    logprobs: None
-    finish_reason: FinishReason | None
+    logprobs: CompletionLogprobs | None
 
 
-class MessageDelta(_Object):
+class MessageDelta(ExactObject):
     """A piece of a message."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
-class ChatDelta(_Object):
+class ChatDelta(_Delta):
     """A piece of a chat completion."""
 
-    index: Literal[0]
     delta: MessageDelta
-    logprobs: None
-    finish_reason: FinishReason | None
+    logprobs: ChatLogprobs | None
 
 
-class _Chunk(_Object):
+class _Chunk(ExactObject):
     id: str
     created: int
     model: str
@@ -137,48 +171,3 @@ class ChatCompletionChunk(_Chunk):
 
     object: Literal["chat.completion.chunk"]
     choices: list[ChatDelta]
-
-
-class Model(_Object):
-    """A served model."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    max_model_len: int
-
-
-class ModelList(_Object):
-    """The served models."""
-
-    object: Literal["list"]
-    data: list[Model]
-
-
-class ErrorDetails(_Object):
-    """What went wrong, as OpenAI's clients read it."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(_Object):
-    """Every answer that is not a success."""
-
-    error: ErrorDetails
-
-
-class Status(_Object):
-    """A good answer to a health check."""
-
-    status: Literal["ok", "ready"]
-
-
-class NotReady(ErrorBody):
-    """Why no requests should be sent here now."""
-
-    status: Literal["unavailable", "draining"]
-    missing: list[Literal["decode", "prefill"]]

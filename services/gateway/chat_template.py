@@ -59,8 +59,8 @@ class ChatTemplate:
             raise ModelLoadError(f"the model's chat template cannot be read: {error}") from error
         self._special_tokens = special_tokens
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Return the prompt's text, up to where the assistant's words begin.
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+        """Return the prompt's text, up to where the assistant's words begin unless told otherwise.
 
         Raises InvalidRequestError with the template's own words where it refuses the conversation.
         """
@@ -69,7 +69,7 @@ class ChatTemplate:
                 messages=list(messages),
                 tools=None,
                 documents=None,
-                add_generation_prompt=True,
+                add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
         except (jinja2.TemplateError, TypeError) as error:

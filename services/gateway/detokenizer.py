@@ -8,8 +8,14 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _CONTEXT_TOKENS = 8
 
 
+def special_token_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the tokens that are not text."""
+    added = tokenizer.get_added_tokens_decoder()
+    return frozenset(token_id for token_id, token in added.items() if token.special)
+
+
 class Detokenizer:
-    """Decodes an answer as its tokens come. Special tokens are skipped, characters come whole.
+    """Decodes an answer as its tokens come. Tokens to skip are not text, characters come whole.
 
     A token's text depends on its neighbours: a character's bytes may be spread over tokens, and many tokenizers
     drop a space at the start of a text. So new tokens are decoded behind those whose text is already out, and
@@ -17,11 +23,10 @@ class Detokenizer:
     holds back, which an answer cut in the middle of a character still owes, and fails where a text shrinks.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, skipped_ids: frozenset[int], prompt_token_ids: Sequence[int] = ()) -> None:
         """Start behind the prompt that the text continues, or at the start of a new text if none is given."""
         self._tokenizer = tokenizer
-        added = tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._skipped_ids = skipped_ids
         self._pending: list[int] = []
         self._set_context(self._visible(prompt_token_ids[-_CONTEXT_TOKENS:]))
         if self._context_text.endswith(_REPLACEMENT):  # the prompt ends within a character: decode apart from it
@@ -51,7 +56,7 @@ class Detokenizer:
         self._context_text = self._decode(token_ids)
 
     def _visible(self, token_ids: Iterable[int]) -> list[int]:
-        return [token_id for token_id in token_ids if token_id not in self._special_ids]
+        return [token_id for token_id in token_ids if token_id not in self._skipped_ids]
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False)

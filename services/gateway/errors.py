@@ -84,7 +84,8 @@ def error_body(error: Exception) -> dict[str, object]:
         return _body("internal error; see the gateway's log", "server_error", None, "internal_error")
     meaning = _meaning(error)
     message = _WORKERS_FAILED if _names_insides(error) else str(error)
-    return _body(message, meaning.kind, getattr(error, "param", None), meaning.code)
+    code = getattr(error, "openai_code", meaning.code)
+    return _body(message, meaning.kind, getattr(error, "param", None), code)
 
 
 def _names_insides(error: StructKVError) -> bool:

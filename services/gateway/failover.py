@@ -1,4 +1,4 @@
-"""One answer's events, from one decode worker after the other: what a failing worker costs is a pause."""
+"""The events of a prompt's answers, from one decode worker after the other: what a failing worker costs is a pause."""
 
 import asyncio
 import logging
@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 class DecodeStream:
-    """One answer's events, from one decode worker after the other."""
+    """The events of a prompt's answers, from one decode worker after the other.
+
+    The request's `answers` are kept as they stand: what the next worker has to go on from.
+    """
 
     def __init__(
         self, decode: WorkerPool, prefill: WorkerPool, request: decode_pb2.GenerateRequest, deadline: float
@@ -47,6 +50,15 @@ class DecodeStream:
         self._reached = False
         self._call: grpc.aio.UnaryStreamCall[decode_pb2.GenerateRequest, decode_pb2.GenerateEvent] | None = None
         self._resources = ExitStack()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is wanted of any answer."""
+        return all(answer.finished for answer in self._request.answers)
+
+    def finish(self, answer: int) -> None:
+        """Want no more of one answer: what its worker still sends of it is dropped, and the next one is not asked."""
+        self._request.answers[answer].finished = True
 
     async def start(self, worker_wait_seconds: float) -> decode_pb2.GenerateEvent:
         """Return the first event. That all are full is an answer; for one to serve at all there is a wait."""
@@ -131,7 +143,8 @@ class DecodeStream:
         request, timeout_seconds = self._request, self._seconds_left()
         prompt_tokens = len(request.prompt_token_ids)
         self._worker = worker
-        self._resources.enter_context(self._decode.lease(worker, prompt_tokens + request.sampling.max_tokens))
+        answer_tokens = request.sampling.max_tokens * len(request.answers)
+        self._resources.enter_context(self._decode.lease(worker, prompt_tokens + answer_tokens))
         self._reached = worker.channel.get_state() is grpc.ChannelConnectivity.READY
         call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds)
         self._resources.callback(call.cancel)
@@ -140,7 +153,14 @@ class DecodeStream:
             return await self._next()
 
     async def _next(self) -> decode_pb2.GenerateEvent:
-        """Return the running call's next event, whose tokens count as delivered."""
+        """Return the running call's next event of an answer that goes on; its tokens count as delivered."""
+        while True:
+            event = await self._read()
+            if self._deliver(event):
+                self._failures = 0
+                return event
+
+    async def _read(self) -> decode_pb2.GenerateEvent:
         assert self._call is not None
         try:
             event = await self._call.read()
@@ -148,10 +168,18 @@ class DecodeStream:
             raise from_rpc(error) from error
         if event is grpc.aio.EOF:
             raise StructKVError("the decode worker ended the answer without a reason")
-        event = cast(decode_pb2.GenerateEvent, event)
-        self._request.answers[0].token_ids.extend(event.token_ids)
-        self._failures = 0
-        return event
+        return cast(decode_pb2.GenerateEvent, event)
+
+    def _deliver(self, event: decode_pb2.GenerateEvent) -> bool:
+        """Keep account of an event's tokens; return whether they are still wanted."""
+        if event.answer >= len(self._request.answers):
+            raise StructKVError("the decode worker went on with an answer that nobody asked for")
+        answer = self._request.answers[event.answer]
+        if answer.finished:
+            return False
+        answer.token_ids.extend(event.token_ids)
+        answer.finished = event.finish_reason != decode_pb2.FINISH_REASON_UNSPECIFIED
+        return True
 
     def _let_go(self, error: StructKVError, phase: str) -> None:
         """End the call of a worker that failed, and count it if it is the worker that is to blame."""
@@ -162,7 +190,7 @@ class DecodeStream:
                 "request_id": self._request.request_id,
                 "worker": self._worker.address,
                 "phase": phase,
-                "tokens": len(self._request.answers[0].token_ids),
+                "tokens": sum(len(answer.token_ids) for answer in self._request.answers),
                 "error": str(error),
             },
         )

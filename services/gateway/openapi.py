@@ -7,15 +7,19 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from services.gateway.answer_schemas import ChatCompletionChunk, CompletionChunk, ErrorBody
+from services.gateway.answer_schemas import ChatCompletionChunk, CompletionChunk
 from services.gateway.context import REQUEST_ID_HEADER
 from services.gateway.deadline import TIMEOUT_HEADER
-from services.gateway.schemas import UNSUPPORTED, ChatRequest, CompletionRequest, GenerationRequest
+from services.gateway.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from services.gateway.service_schemas import ErrorBody
+from services.gateway.tokenization import DetokenizeRequest, TokenizeRequest
+from services.gateway.unsupported import UNSUPPORTED
 
 JsonSchema = dict[str, Any]
 
 _REF = "#/components/schemas/{model}"
-_BODIES: tuple[type[GenerationRequest], ...] = (CompletionRequest, ChatRequest)
+_GENERATION_BODIES: tuple[type[GenerationRequest], ...] = (CompletionRequest, ChatRequest)
+_BODIES: tuple[type[BaseModel], ...] = (*_GENERATION_BODIES, TokenizeRequest, DetokenizeRequest)
 _CHUNKS = (CompletionChunk, ChatCompletionChunk)
 _HEADERS = [
     {
@@ -53,11 +57,17 @@ def generation(body: type[BaseModel], answer: type[BaseModel], chunk: type[BaseM
         "description": "The answer; with `stream`, as server-sent events.",
         "content": {"text/event-stream": {"itemSchema": _event(chunk)}},
     }
+    return {"responses": {200: success, **_FAILURES}, "openapi_extra": _request(body)}
+
+
+def tokenization(body: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
+    """Return what a route is declared with that asks no worker."""
+    return {"responses": {200: {"model": answer}, **_FAILURES}, "openapi_extra": _request(body)}
+
+
+def _request(body: type[BaseModel]) -> dict[str, Any]:
     content = {"application/json": {"schema": _reference(body)}}
-    return {
-        "responses": {200: success, **_FAILURES},
-        "openapi_extra": {"requestBody": {"required": True, "content": content}, "parameters": _HEADERS},
-    }
+    return {"requestBody": {"required": True, "content": content}, "parameters": _HEADERS}
 
 
 def _event(chunk: type[BaseModel]) -> JsonSchema:
@@ -81,8 +91,10 @@ def publish(app: FastAPI, model_name: str) -> None:
         _accept_nulls(schema)
     for body in _BODIES:
         properties = bodies[body.__name__]["properties"]
-        properties["model"] = {"enum": [model_name]}
-        properties |= {name: {"enum": [*_distinct(neutral), None]} for name, neutral in UNSUPPORTED.items()}
+        properties["model"] = {"enum": [model_name]} if body in _GENERATION_BODIES else {"enum": [model_name, None]}
+    for body in _GENERATION_BODIES:
+        properties = bodies[body.__name__]["properties"]
+        properties |= {name: _neutral(name) for name in UNSUPPORTED if name not in body.model_fields}
     app.openapi()["components"]["schemas"] |= bodies | _schemas(_CHUNKS, "serialization")
 
 
@@ -90,6 +102,11 @@ def _schemas(models: Sequence[type[BaseModel]], mode: JsonSchemaMode) -> JsonSch
     _, found = models_json_schema([(model, mode) for model in models], ref_template=_REF)
     schemas: JsonSchema = found["$defs"]
     return schemas
+
+
+def _neutral(name: str) -> JsonSchema:
+    """Return the schema of a parameter that is not supported: what asks for nothing."""
+    return {"enum": [*_distinct(UNSUPPORTED[name].neutral), None]}
 
 
 def _distinct(values: tuple[object, ...]) -> list[object]:

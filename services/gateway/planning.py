@@ -1,6 +1,7 @@
 """From a validated body and its tokens to what decode is asked for. Everything implicit becomes explicit here."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 
 from common.errors import ContextLengthError, InvalidRequestError
@@ -23,8 +24,17 @@ def check_length(body: GenerationRequest, prompt: Prompt, max_prompt_tokens: int
         )
 
 
+def plan_all(
+    body: GenerationRequest, prompts: Sequence[Prompt], model: TextModel, defaults: Selection, request_id: str
+) -> list[decode_pb2.GenerateRequest]:
+    """Return a request for decode for each prompt; all have the same parameters. Raises as `plan` does."""
+    seed = secrets.randbits(64) if body.seed is None else body.seed % 2**64
+    names = [request_id] if len(prompts) == 1 else [f"{request_id}-{place}" for place in range(len(prompts))]
+    return [plan(body, prompt, model, defaults, name, seed) for name, prompt in zip(names, prompts, strict=True)]
+
+
 def plan(
-    body: GenerationRequest, prompt: Prompt, model: TextModel, defaults: Selection, request_id: str
+    body: GenerationRequest, prompt: Prompt, model: TextModel, defaults: Selection, request_id: str, seed: int
 ) -> decode_pb2.GenerateRequest:
     """Return the request for decode, all but the prefill targets.
 
@@ -37,8 +47,8 @@ def plan(
         request_id=request_id,
         prompt_token_ids=prompt.token_ids,
         selection=_selection(body, prompt, defaults).to_pb(),
-        sampling=_sampling(body, prompt, model),
-        answers=[decode_pb2.AnswerSoFar()],
+        sampling=_sampling(body, prompt, model, seed),
+        answers=[decode_pb2.AnswerSoFar() for _ in range(body.n)],
         priority=body.priority,
     )
 
@@ -57,16 +67,28 @@ def _selection(body: GenerationRequest, prompt: Prompt, defaults: Selection) -> 
     return replace(selection, window_tokens=selection.window_tokens + prompt.closing_tokens)
 
 
-def _sampling(body: GenerationRequest, prompt: Prompt, model: TextModel) -> decode_pb2.Sampling:
-    seed = secrets.randbits(64) if body.seed is None else body.seed % 2**64
+def _sampling(body: GenerationRequest, prompt: Prompt, model: TextModel, seed: int) -> decode_pb2.Sampling:
+    max_tokens = _max_tokens(body, len(prompt.token_ids), model.context_tokens)
+    if body.min_tokens > max_tokens:
+        raise InvalidRequestError(
+            f"min_tokens is {body.min_tokens}, and the answer has up to {max_tokens} tokens", param="min_tokens"
+        )
+    for token_id in body.logit_bias:
+        model.check_token_id(token_id, "logit_bias")
     return decode_pb2.Sampling(
         temperature=body.temperature,
         top_k=max(0, body.top_k),
         top_p=body.top_p,
         min_p=body.min_p,
         seed=seed,
-        max_tokens=_max_tokens(body, len(prompt.token_ids), model.context_tokens),
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens,
         stop_token_ids=_stop_token_ids(body, model),
+        frequency_penalty=body.frequency_penalty,
+        presence_penalty=body.presence_penalty,
+        repetition_penalty=body.repetition_penalty,
+        logit_bias=body.logit_bias,
+        top_logprobs=body.num_top_logprobs,
     )
 
 

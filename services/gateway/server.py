@@ -1,5 +1,7 @@
 """The HTTP surface: routes to calls, and what lives as long as the process."""
 
+import importlib.metadata
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,24 +16,23 @@ from services.gateway.answer_schemas import (
     ChatCompletionChunk,
     Completion,
     CompletionChunk,
-    Model,
-    ModelList,
-    NotReady,
-    Status,
 )
 from services.gateway.auth import ApiKeyMiddleware
 from services.gateway.context import RequestContextMiddleware
 from services.gateway.decode_client import DecodeClient
 from services.gateway.drain import Drain, DrainMiddleware
 from services.gateway.errors import DrainingError, error_body, install_handlers
-from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, Limits, RequestHandler
+from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, RequestHandler
 from services.gateway.in_flight import InFlightMiddleware
-from services.gateway.openapi import FAILURE, generation, publish
+from services.gateway.logprob_shapes import JsonObject
+from services.gateway.openapi import FAILURE, generation, publish, tokenization
+from services.gateway.reader import Limits, RequestReader
 from services.gateway.routing import WorkerPool
 from services.gateway.schemas import ChatRequest, CompletionRequest
+from services.gateway.service_schemas import Model, ModelList, NotReady, Status, Tokens, TokensText, Version
 from services.gateway.settings import GatewaySettings
-from services.gateway.shapes import JsonObject, model_object
 from services.gateway.text_model import load_text_model
+from services.gateway.tokenization import DetokenizeRequest, TokenizationHandler, TokenizeRequest
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -45,9 +46,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     tls = settings.tls
     decode = _pool("decode", settings.decode_workers, settings, tls)
     prefill = _pool("prefill", settings.prefill_workers, settings, tls)
-    limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes, settings.max_prompt_tokens)
+    limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes)
     client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
-    handler = RequestHandler(name, model, client, settings.selection, limits, drain)
+    reader = RequestReader(name, limits, drain)
+    handler = RequestHandler(reader, model, client, settings.selection, settings.max_prompt_tokens)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +61,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     _add_middleware(app, settings, drain)
     install_handlers(app)
     _add_generation_routes(app, handler)
-    _add_model_routes(app, model_object(name, model.context_tokens))
+    _add_tokenization_routes(app, TokenizationHandler(reader, model))
+    _add_model_routes(app, _model_object(name, model.context_tokens))
     _add_health_routes(app, drain, decode, prefill)
     _add_metrics_route(app)
     publish(app, name)
@@ -96,10 +99,35 @@ def _add_generation_routes(app: FastAPI, handler: RequestHandler) -> None:
         return await handler.handle(http, CHAT_COMPLETIONS)
 
 
+def _add_tokenization_routes(app: FastAPI, handler: TokenizationHandler) -> None:
+    @app.post("/tokenize", **tokenization(TokenizeRequest, Tokens))
+    async def tokenize(http: Request) -> Response:
+        return JSONResponse(await handler.tokenize(http))
+
+    @app.post("/detokenize", **tokenization(DetokenizeRequest, TokensText))
+    async def detokenize(http: Request) -> Response:
+        return JSONResponse(await handler.detokenize(http))
+
+
+def _model_object(name: str, context_tokens: int) -> JsonObject:
+    """Return a served model as /v1/models shows it, with the context length that other servers give too."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "structkv",
+        "max_model_len": context_tokens,
+    }
+
+
 def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
     @app.get("/v1/models", response_model=ModelList)
     async def models() -> JsonObject:
         return {"object": "list", "data": [served]}
+
+    @app.get("/version", response_model=Version)
+    async def version() -> JsonObject:
+        return {"version": importlib.metadata.version("structkv")}
 
     @app.get("/v1/models/{name:path}", response_model=Model, responses=FAILURE)
     async def model(name: str) -> JsonObject:

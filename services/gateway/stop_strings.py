@@ -10,27 +10,42 @@ class StopStrings:
     the result is the same however the text is cut into pieces.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, included: bool = False) -> None:
+        """Take the strings, and whether the one that is found is part of the text."""
         self._stops = tuple(stops)
+        self._included = included
         self._longest = max(map(len, stops), default=0)
         self._held = ""
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """Take a piece; return the text that is free to go, and whether a stop string was found behind it."""
+    def push(self, text: str, *, may_stop: bool = True) -> tuple[str, str | None]:
+        """Take a piece; return the text that is free to go, and the stop string found behind it.
+
+        A stop string that is complete in a piece that may not stop is text like any other.
+        """
         buffer = self._held + text
-        found = [(start + len(stop), start) for stop in self._stops if (start := buffer.find(stop)) >= 0]
-        if found:
-            _, start = min(found)
+        found = self._first(buffer) if may_stop else None
+        if found is not None:
+            end, start, stop = found
             self._held = ""
-            return buffer[:start], True
+            return buffer[: end if self._included else start], stop
         keep = self._held_length(buffer)
         self._held = buffer[len(buffer) - keep :]
-        return buffer[: len(buffer) - keep], False
+        return buffer[: len(buffer) - keep], None
 
     def flush(self) -> str:
         """Return what is held back: no stop string came of it."""
         held, self._held = self._held, ""
         return held
+
+    def _first(self, buffer: str) -> tuple[int, int, str] | None:
+        """Return end, start and words of the first stop string that ends in the new piece."""
+        known = len(self._held)
+        found = [
+            (start + len(stop), start, stop)
+            for stop in self._stops
+            if (start := buffer.find(stop, max(0, known - len(stop) + 1))) >= 0
+        ]
+        return min(found, default=None)
 
     def _held_length(self, buffer: str) -> int:
         for length in range(min(self._longest - 1, len(buffer)), 0, -1):

@@ -12,8 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 from common.errors import StructKVError
 from services.gateway.answer import Answer
+from services.gateway.choice import Choice
+from services.gateway.envelope import Envelope
 from services.gateway.errors import error_body
-from services.gateway.shapes import Envelope
+from services.gateway.logprob_shapes import JsonObject
+from services.gateway.schemas import StreamOptions
 
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _DONE = "data: [DONE]\n\n"
@@ -50,10 +53,9 @@ async def _disconnect(receive: Receive) -> None:
 class EventStreamResponse(StreamingResponse):
     """Sends an answer's frames. However it ends, the answer is closed."""
 
-    def __init__(self, answer: Answer, envelope: Envelope, *, include_usage: bool, deadline: float) -> None:
-        super().__init__(
-            frames(answer, envelope, include_usage=include_usage), media_type="text/event-stream", headers=_HEADERS
-        )
+    def __init__(self, answer: Answer, envelope: Envelope, options: StreamOptions | None, deadline: float) -> None:
+        events = frames(answer, envelope, options or StreamOptions())
+        super().__init__(events, media_type="text/event-stream", headers=_HEADERS)
         self._answer = answer
         self._deadline = deadline
 
@@ -69,10 +71,10 @@ class EventStreamResponse(StreamingResponse):
             self._answer.close()
 
 
-async def frames(answer: Answer, envelope: Envelope, *, include_usage: bool) -> AsyncIterator[str]:
+async def frames(answer: Answer, envelope: Envelope, options: StreamOptions) -> AsyncIterator[str]:
     """Yield an answer's server-sent events. The status line is gone, so an error is an event too."""
     try:
-        async for chunk in _chunks(answer, envelope, include_usage=include_usage):
+        async for chunk in _chunks(answer, envelope, options):
             yield _frame(chunk)
         yield _DONE
     except StructKVError as error:
@@ -88,18 +90,28 @@ def last_words(error: Exception) -> str:
     return _frame(error_body(error)) + _DONE
 
 
-async def _chunks(answer: Answer, envelope: Envelope, *, include_usage: bool) -> AsyncIterator[dict[str, object]]:
-    no_usage = {"usage": None} if include_usage else {}
-    for choice in envelope.shape.opening():
-        yield envelope.chunk(choice, **no_usage)
-    async for text in answer.pieces():
-        yield envelope.chunk(envelope.shape.delta(text), **no_usage)
-    closing = envelope.shape.closing(answer.finish_reason)
-    if include_usage:
-        yield envelope.chunk(closing, **no_usage)
+async def _chunks(answer: Answer, envelope: Envelope, options: StreamOptions) -> AsyncIterator[JsonObject]:
+    shape, num_running = envelope.shape, len(answer.choices)
+    for choice in answer.choices:
+        if (opening := shape.opening(choice)) is not None:
+            yield envelope.chunk(opening, **_usage_so_far(answer, envelope, choice, options))
+    async for choice, piece in answer.pieces():
+        usage = _usage_so_far(answer, envelope, choice, options)
+        if piece.text or piece.logprobs:
+            yield envelope.chunk(shape.delta(choice, piece), **usage)
+        if choice.finish_reason is not None:
+            num_running -= 1
+            last = num_running == 0 and not options.include_usage
+            yield envelope.chunk(shape.closing(choice), **usage, **(envelope.stats(answer) if last else {}))
+    if options.include_usage:
         yield envelope.chunk(None, usage=envelope.usage(answer), **envelope.stats(answer))
-    else:
-        yield envelope.chunk(closing, **envelope.stats(answer))
+
+
+def _usage_so_far(answer: Answer, envelope: Envelope, choice: Choice, options: StreamOptions) -> JsonObject:
+    """Return the `usage` of a chunk with a choice: null where only the last chunk tells it, absent if none does."""
+    if not options.include_usage:
+        return {}
+    return {"usage": envelope.usage_so_far(answer, choice) if options.continuous_usage_stats else None}
 
 
 def _frame(content: dict[str, object]) -> str:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from common.errors import InvalidRequestError, ModelLoadError
 from common.model.source import resolve
 from services.gateway.chat_template import ChatMessage, ChatTemplate
+from services.gateway.detokenizer import special_token_ids
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -41,6 +42,7 @@ class TextModel:
         context_tokens: the most tokens of prompt and answer together.
         vocab_size: ids from 0 up to it, not included, exist.
         eos_token_ids: tokens that end an answer.
+        special_token_ids: tokens that are not text.
     """
 
     tokenizer: Tokenizer
@@ -48,28 +50,45 @@ class TextModel:
     context_tokens: int
     vocab_size: int
     eos_token_ids: tuple[int, ...]
+    special_token_ids: frozenset[int] = frozenset()
 
     def completion_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         """Tokenise a text, with the tokens the model wants at its start; check token ids and take them as they are."""
         if isinstance(prompt, str):
-            return Prompt(self.tokenizer.encode(prompt).ids if prompt else [], continues=True)
+            return Prompt(self.encode(prompt, add_special_tokens=True), continues=True)
         for token_id in prompt:
             self.check_token_id(token_id, "prompt")
         return Prompt(list(prompt), continues=True)
 
     def chat_prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
         """Render and tokenise a conversation; count the template's closing tokens."""
-        if self.chat_template is None:
-            raise InvalidRequestError(
-                "the model has no chat template; use /v1/completions, or serve an instruct model", param="messages"
-            )
-        text = self.chat_template.render(messages)
+        template = self._template()
+        text = template.render(messages)
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        closing = _closing_text(self.chat_template, messages)
+        closing = _closing_text(template, messages)
         if not closing or not text.endswith(closing):
             return Prompt(encoding.ids)
         first_closing = encoding.char_to_token(len(text) - len(closing))
         return Prompt(encoding.ids, 0 if first_closing is None else len(encoding) - first_closing)
+
+    def chat_text(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
+        """Render a conversation, up to where the assistant's words begin if they are to come next."""
+        return self._template().render(messages, add_generation_prompt=add_generation_prompt)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return a text's tokens, possibly with those the model wants at its start; none for no text."""
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids if text else []
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of tokens that the model has."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def _template(self) -> ChatTemplate:
+        if self.chat_template is None:
+            raise InvalidRequestError(
+                "the model has no chat template; use /v1/completions, or serve an instruct model", param="messages"
+            )
+        return self.chat_template
 
     def check_token_id(self, token_id: int, param: str) -> None:
         """Raise InvalidRequestError for an id the model does not have."""
@@ -106,6 +125,7 @@ def load_text_model(model: str) -> TextModel:
         context_tokens=context_tokens,
         vocab_size=vocab_size,
         eos_token_ids=_eos_token_ids(folder, config, inner),
+        special_token_ids=special_token_ids(tokenizer),
     )
 
 

@@ -58,3 +58,43 @@ def test_misuse_is_noticed() -> None:
         allocator.free([blocks[0]])
     with pytest.raises(RuntimeError):
         allocator.free([4])
+
+
+def test_a_shared_block_is_free_when_everyone_has_given_it_back() -> None:
+    allocator = BlockAllocator(8)
+    blocks = allocator.allocate(5)
+    allocator.share(blocks[:3])
+    allocator.share(blocks[:2])
+    allocator.audit(blocks + blocks[:3] + blocks[:2])
+    for missing in (blocks[:1], blocks[2:3]):
+        with pytest.raises(RuntimeError, match=rf"block {missing[0]} is held by"):
+            allocator.audit([block for block in blocks + blocks[:3] + blocks[:2] if [block] != missing] + missing)
+    allocator.free(blocks[:3])
+    assert allocator.num_free == 3
+    allocator.free(blocks)
+    assert allocator.num_free == 6, "one still has the first two"
+    allocator.audit(blocks[:2])
+    allocator.free(blocks[:2])
+    assert allocator.allocate(8) == list(range(8))
+    allocator.free(list(range(8)))
+    with pytest.raises(RuntimeError, match="block 0 is not in use"):
+        allocator.free(blocks[:1])
+
+
+def test_any_sequence_of_calls_keeps_the_books_of_shared_blocks() -> None:
+    rng = random.Random(2)
+    allocator = BlockAllocator(100)
+    held: list[list[int]] = []
+    for _ in range(2000):
+        if held and (rng.random() < 0.5 or allocator.num_free < 20):
+            allocator.free(held.pop(rng.randrange(len(held))))
+        elif held and rng.random() < 0.5:
+            common = rng.choice(held)[: rng.randint(0, 5)]
+            allocator.share(common)
+            held.append(common + allocator.allocate(rng.randint(1, 5)))
+        else:
+            held.append(allocator.allocate(rng.randint(1, 20)))
+        allocator.audit([block for blocks in held for block in blocks])
+    for blocks in held:
+        allocator.free(blocks)
+    assert allocator.num_free == 100

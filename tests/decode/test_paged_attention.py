@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common.errors import ModelLoadError
 from common.model.decoder import DecoderModel
+from services.decode.answer import Answer
 from services.decode.backend import Backend
 from services.decode.engine import DecodeEngine, Sequence
 from services.decode.pool import BLOCK_TOKENS, SequenceKV
@@ -229,7 +230,7 @@ def decode(model: DecoderModel, backend: Backend, monkeypatch: pytest.MonkeyPatc
         kv = pool.allocate([length] * num_layers)
         hidden = engine.run_tokens(kv, [3 + (i * 31 + length) % 250 for i in range(length)], 0)
         sampling = Sampling(1.0, 0, 1.0, 0.0, seed, 60, frozenset())
-        sequences.append(Sequence(length, kv, sampling, hidden[-1]))
+        sequences.append(Sequence(length, kv, Answer(sampling), hidden[-1]))
     answers: list[list[int]] = [[] for _ in sequences]
     for members in ([0], [0, 1], [0, 1], [2, 0, 1], [2, 1], [2, 1], [2]):
         batch = [sequences[member] for member in members]

@@ -139,5 +139,56 @@ def test_an_audit_finds_lost_and_shared_blocks(pool: KVPool) -> None:
     with pytest.raises(RuntimeError, match="is lost"):
         pool.audit([first])
     second.tables[1].blocks[0] = first.tables[0].blocks[0]
-    with pytest.raises(RuntimeError, match="twice"):
+    with pytest.raises(RuntimeError, match="held by 2, not 1"):
         pool.audit([first, second])
+
+
+@pytest.mark.parametrize("tokens", [9, 32, 45])
+def test_a_skeleton_is_shared_up_to_its_last_full_block(pool: KVPool, tokens: int) -> None:
+    source = pool.allocate([tokens + 3] * 6)
+    fill(pool, source, tokens)
+    used = pool.allocator.num_blocks - pool.allocator.num_free
+    answers = [pool.allocate([15 + 3] * 6) for _ in range(2)]
+    for answer in answers:
+        pool.share(source, answer)
+    assert pool.allocator.num_blocks - pool.allocator.num_free == used + 2 * 6 * 2, "two blocks each, and no more"
+    pool.audit([source, *answers])
+    everyone = [source, *answers]
+    for number, kv in enumerate(everyone):  # each goes on by itself, past the windows of 24
+        for position in range(tokens, tokens + 30):
+            pool.append_slots(kv, position)
+            for table in kv.tables:
+                newest = table.slot(table.length - 1)
+                pool.keys[newest], pool.values[newest] = float(number), float(number)
+    pool.audit(everyone)
+    for number, kv in enumerate(everyone):
+        for layer, table in enumerate(kv.tables):
+            keys, values = pool.view(table)
+            assert keys[-24:].eq(number).all()
+            assert values[-24:].eq(number).all()
+            if table.window is None:
+                torch.testing.assert_close(keys[:tokens], rows(tokens, layer))
+                torch.testing.assert_close(values[:tokens], rows(tokens, layer + 100))
+            else:
+                assert table.positions[table.first : table.length] == list(range(tokens + 6, tokens + 30))
+    for kv in everyone:
+        pool.free(kv)
+    assert pool.allocator.num_free == 64
+
+
+def test_an_answer_that_is_swapped_leaves_the_shared_blocks_to_the_others(pool: KVPool) -> None:
+    source, answer = pool.allocate([35] * 6), pool.allocate([18] * 6)
+    fill(pool, source, 34)
+    pool.share(source, answer)
+    before = [tuple(part.clone() for part in pool.view(table)) for table in answer.tables]
+    swapped = pool.swap_out(answer)
+    pool.audit([source])
+    for layer, table in enumerate(source.tables):
+        check(pool, table, layer, 34, 34)
+    pool.swap_in(answer, swapped)
+    pool.audit([source, answer])
+    pool.free(source)
+    for table, (keys, values) in zip(answer.tables, before, strict=True):
+        torch.testing.assert_close(pool.view(table), (keys, values))
+    pool.free(answer)
+    assert pool.allocator.num_free == 64

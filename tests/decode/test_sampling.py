@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from common.errors import InvalidRequestError
-from services.decode.sampling import Sampling, choose_tokens, uniform
+from services.decode.answer import Answer
+from services.decode.choice import choose_tokens, uniform
+from services.decode.sampling import Sampling
 
 
 def sampling(**options: object) -> Sampling:
@@ -24,7 +26,13 @@ def sampling(**options: object) -> Sampling:
 
 def draw(logits: list[float], count: int, **options: object) -> Counter[int]:
     rows = torch.tensor([logits] * count)
-    return Counter(choose_tokens(rows, [sampling(**options)] * count, list(range(count))))
+    return Counter(choose_tokens(rows, [at_step(step, sampling(**options)) for step in range(count)]))
+
+
+def at_step(step: int, sampling: Sampling) -> Answer:
+    answer = Answer(sampling)
+    answer.take([0] * step)
+    return answer
 
 
 LOGITS = [2.0, 1.0, 0.5, 0.0, -1.0]
@@ -79,10 +87,9 @@ def test_a_choice_does_not_depend_on_its_neighbours() -> None:
         sampling(seed=7, top_p=0.8),
         sampling(seed=8, min_p=0.05, temperature=1.4),
     ]
-    samplings = [kinds[i % 5] for i in range(40)]
-    steps = [i // 5 for i in range(40)]
-    together = choose_tokens(logits, samplings, steps)
-    alone = [choose_tokens(logits[i : i + 1], [samplings[i]], [steps[i]])[0] for i in range(40)]
+    answers = [at_step(i // 5, kinds[i % 5]) for i in range(40)]
+    together = choose_tokens(logits, answers)
+    alone = [choose_tokens(logits[i : i + 1], [answers[i]])[0] for i in range(40)]
     assert together == alone
 
 

@@ -36,14 +36,14 @@ class Queue:
 
     @asynccontextmanager
     async def full(self) -> AsyncIterator[None]:
-        async with self.scheduler.reserve(ALL, 1):
+        async with self.scheduler.reserve([ALL], 1):
             yield
 
     async def enter(self, name: str, tokens_per_layer: list[int], prompt_tokens: int = 10, priority: int = 0):
         """Start a request that notes its name once it has its memory; return when it waits."""
 
         async def wait() -> None:
-            async with self.scheduler.reserve(tokens_per_layer, prompt_tokens, priority):
+            async with self.scheduler.reserve([tokens_per_layer], prompt_tokens, priority):
                 self.order.append(name)
                 await asyncio.sleep(0)
 
@@ -71,7 +71,7 @@ async def test_memory_goes_to_the_most_urgent_then_to_who_came_first(queue: Queu
 
 async def test_nobody_slips_past_one_as_urgent_who_needs_more(queue: Queue) -> None:
     async with AsyncExitStack() as held:
-        await held.enter_async_context(queue.scheduler.reserve(HALF, 1))
+        await held.enter_async_context(queue.scheduler.reserve([HALF], 1))
         big = await queue.enter("big", ALL)
         small = await queue.enter("small", HALF)
         assert not queue.order
@@ -83,7 +83,7 @@ async def test_nobody_slips_past_one_as_urgent_who_needs_more(queue: Queue) -> N
 
 
 async def test_when_the_first_gives_up_the_next_has_its_turn(queue: Queue) -> None:
-    async with queue.scheduler.reserve(HALF, 1):
+    async with queue.scheduler.reserve([HALF], 1):
         big = await queue.enter("big", ALL)
         small = await queue.enter("small", HALF)
         big.cancel()

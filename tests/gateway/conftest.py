@@ -45,9 +45,13 @@ Step = decode_pb2.GenerateEvent | grpc.StatusCode | StructKVError | asyncio.Even
 
 @dataclass
 class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
-    """Plays the same script to every call, without the tokens that the call brings, and remembers what it saw."""
+    """Plays the same script to every call, without the tokens that the call brings, and remembers what it saw.
+
+    With `script_for`, each call has a script of its own.
+    """
 
     script: list[Step] = field(default_factory=list)
+    script_for: Callable[[decode_pb2.GenerateRequest], list[Step]] | None = None
     requests: list[decode_pb2.GenerateRequest] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     time_remaining: float | None = None
@@ -56,10 +60,10 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
         self.requests.append(request)
         self.time_remaining = context.time_remaining()
         try:
-            known = len(request.answers[0].token_ids)
-            for step in self.script:
-                if known and isinstance(step, decode_pb2.GenerateEvent):
-                    known -= len(step.token_ids)
+            known = [len(answer.token_ids) for answer in request.answers]
+            for step in self.script if self.script_for is None else self.script_for(request):
+                if isinstance(step, decode_pb2.GenerateEvent) and known[step.answer]:
+                    known[step.answer] -= len(step.token_ids)
                 else:
                     await self._play(step, context)
         except asyncio.CancelledError:
@@ -86,15 +90,36 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
         return request
 
 
-def events(token_ids: Iterable[int], finish: int = LENGTH) -> list[Step]:
+def events(
+    token_ids: Iterable[int], finish: int = LENGTH, answer: int = 0, top_logprobs: int | None = None
+) -> list[Step]:
     """Return one event per token, the skeleton with the first, the reason with the last."""
     token_ids = list(token_ids)
     steps: list[Step] = []
     for index, token_id in enumerate(token_ids):
-        reason = finish if index == len(token_ids) - 1 else RUNNING
-        skeleton = SKELETON if index == 0 else None
-        steps.append(decode_pb2.GenerateEvent(token_ids=[token_id], finish_reason=reason, skeleton=skeleton))
+        event = decode_pb2.GenerateEvent(token_ids=[token_id], answer=answer)
+        event.finish_reason = finish if index == len(token_ids) - 1 else RUNNING
+        if index == 0:
+            event.skeleton.CopyFrom(SKELETON)
+        if top_logprobs is not None:
+            event.logprobs.append(scored(token_id, top_logprobs))
+        steps.append(event)
     return steps
+
+
+def scored(token_id: int, top_logprobs: int) -> decode_pb2.TokenLogprobs:
+    """Return made-up log probabilities, in which the chosen token comes second if there is a second."""
+    candidates = [token_id + 1, token_id, *range(token_id + 2, token_id + top_logprobs)][:top_logprobs]
+    logprobs = [-0.25 * (1 + place) for place in range(top_logprobs)]
+    return decode_pb2.TokenLogprobs(logprob=-0.5, top_token_ids=candidates, top_logprobs=logprobs)
+
+
+def as_asked(request: decode_pb2.GenerateRequest) -> list[Step]:
+    """Return a short script with all that a request asks for: every answer, and log probabilities if wanted."""
+    sampling = request.sampling
+    top_logprobs = sampling.top_logprobs if sampling.HasField("top_logprobs") else None
+    answers = range(len(request.answers))
+    return [step for answer in answers for step in events([5, 6, 7], answer=answer, top_logprobs=top_logprobs)]
 
 
 @asynccontextmanager

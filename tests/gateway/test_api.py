@@ -37,6 +37,7 @@ def frames(response: httpx.Response) -> list[dict]:
     return [json.loads(entry.removeprefix("data: ")) for entry in data]
 
 
+END = {"logprobs": None, "finish_reason": "length", "stop_reason": None}
 UNCACHED = {"prompt_tokens_details": {"cached_tokens": 0}}
 
 
@@ -62,7 +63,7 @@ async def test_a_completion(gateway: Gateway) -> None:
     assert answer == {
         "object": "text_completion",
         "model": DEFAULT_MODEL,
-        "choices": [{"index": 0, "text": " upon a time", "logprobs": None, "finish_reason": "length"}],
+        "choices": [{"index": 0, "text": " upon a time", **END}],
         "usage": {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4, **UNCACHED},
     }
 
@@ -72,7 +73,7 @@ async def test_a_chat_completion(gateway: Gateway) -> None:
     assert re.fullmatch(r"chatcmpl-\w+", answer["id"])
     assert answer["object"] == "chat.completion"
     message = {"role": "assistant", "content": " upon a time", "refusal": None}
-    assert answer["choices"] == [{"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}]
+    assert answer["choices"] == [{"index": 0, "message": message, **END}]
     assert answer["usage"]["prompt_tokens"] == len(gateway.decode.request.prompt_token_ids)
 
 
@@ -263,7 +264,12 @@ async def test_the_newer_name_for_max_tokens_wins(gateway: Gateway) -> None:
         ({"prompt": ""}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": None}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["a", [1]]}, "prompt"),
+        ({"prompt": [[1], [1.5]]}, "prompt"),
+        ({"prompt": ["a"] * 65}, "prompt"),
+        ({"prompt": [[1], [49152]]}, "prompt"),
         ({"prompt": [1, 49152]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [1.5]}, "prompt"),
@@ -292,15 +298,41 @@ async def test_the_newer_name_for_max_tokens_wins(gateway: Gateway) -> None:
         ({"ignore_eos": 1}, "ignore_eos"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
         ({"n": "1"}, "n"),
+        ({"n": 65, "prompt": ["a", "b"]}, "n"),
         ({"best_of": 2}, "best_of"),
-        ({"echo": True}, "echo"),
-        ({"logprobs": 0}, "logprobs"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 17}, "min_tokens"),
+        ({"min_tokens": 6, "max_tokens": 5}, "min_tokens"),
+        ({"echo": 1}, "echo"),
+        ({"echo": True, "logprobs": 0}, "echo"),
+        ({"suffix": "end"}, "suffix"),
+        ({"logprobs": False}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"prompt_logprobs": 0}, "prompt_logprobs"),
+        ({"use_beam_search": True}, "use_beam_search"),
+        ({"include_stop_str_in_output": "no"}, "include_stop_str_in_output"),
+        ({"skip_special_tokens": 0}, "skip_special_tokens"),
+        ({"user": 5}, "user"),
+        ({"store": "yes"}, "store"),
+        ({"metadata": {"a": 5}}, "metadata.a"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"5": True}}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"49152": 1}}, "logit_bias"),
+        ({"logit_bias": [5]}, "logit_bias"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),
+        ({"prompt": ["a", "b"], "structkv": {"return_stats": True}}, "structkv.return_stats"),
         ({"structkv": {"kv_retentoin": 0.1}}, "structkv.kv_retentoin"),
         ({"structkv": {"kv_retention": 0}}, "structkv.kv_retention"),
         ({"structkv": {"kv_retention": "0.1"}}, "structkv.kv_retention"),
@@ -337,8 +369,8 @@ async def test_a_wrong_message_is_named(gateway: Gateway, messages: object, para
 @pytest.mark.parametrize(
     "neutral",
     [
-        {"n": 1, "best_of": 1, "echo": False, "logprobs": False, "suffix": ""},
-        {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "user": "me"},
+        {"n": 1, "best_of": 1, "echo": False, "suffix": "", "use_beam_search": False},
+        {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "prompt_logprobs": None},
         {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}},
     ],
 )

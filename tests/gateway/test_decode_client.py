@@ -8,13 +8,20 @@ import pytest
 
 from common.errors import DeadlineError
 from common.pb import decode_pb2
-from services.gateway.decode_client import DecodeClient
+from services.gateway.decode_client import DecodeCall, DecodeClient
 from services.gateway.routing import WorkerPool
 from tests.gateway.conftest import ScriptedDecode, events, grpc_worker
 
 REQUEST = decode_pb2.GenerateRequest(
     prompt_token_ids=[1] * 100, sampling=decode_pb2.Sampling(max_tokens=10), answers=[decode_pb2.AnswerSoFar()]
 )
+
+
+async def all_events(call: DecodeCall) -> list[decode_pb2.GenerateEvent]:
+    events = []
+    while (event := await call.read()) is not None:
+        events.append(event)
+    return events
 
 
 class Bench:
@@ -54,7 +61,7 @@ async def test_prefill_is_busy_until_the_first_token_and_decode_until_the_end(be
     assert await bench.in_flight() == (110, 100)
     call = await opening
     assert await bench.in_flight() == (110, 0)
-    assert [list(event.token_ids) async for event in call.events()] == [[5], [6]]
+    assert [list(event.token_ids) for event in await all_events(call)] == [[5], [6]]
     call.close()
     call.close()
     assert await bench.in_flight() == (0, 0)

@@ -5,7 +5,7 @@ import random
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from services.gateway.detokenizer import Detokenizer
+from services.gateway.detokenizer import Detokenizer, special_token_ids
 from services.gateway.text_model import TextModel
 
 TEXTS = [
@@ -21,7 +21,7 @@ TEXTS = [
 
 
 def pieces(tokenizer: Tokenizer, ids: list[int], prompt: list[int] = ()) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, prompt)
+    detokenizer = Detokenizer(tokenizer, special_token_ids(tokenizer), prompt)
     return [*(detokenizer.push([token_id]) for token_id in ids), detokenizer.flush()]
 
 
@@ -52,7 +52,7 @@ def test_a_character_comes_whole(text_model: TextModel) -> None:
 
 def test_several_tokens_at_once_give_the_same_text(text_model: TextModel) -> None:
     ids = text_model.tokenizer.encode("naïve 中文 👍🏽").ids
-    detokenizer = Detokenizer(text_model.tokenizer)
+    detokenizer = Detokenizer(text_model.tokenizer, text_model.special_token_ids)
     assert detokenizer.push(ids[:5]) + detokenizer.push(ids[5:]) + detokenizer.flush() == "naïve 中文 👍🏽"
 
 
@@ -93,3 +93,8 @@ def test_a_prompt_that_ends_within_a_character_is_left_alone(sentencepiece: Toke
 
 def test_special_tokens_are_not_text(sentencepiece: Tokenizer) -> None:
     assert "".join(pieces(sentencepiece, [1, 0, 2, 0])) == "Hello world"
+
+
+def test_special_tokens_are_text_where_they_are_asked_for(sentencepiece: Tokenizer) -> None:
+    detokenizer = Detokenizer(sentencepiece, frozenset())
+    assert detokenizer.push([1, 0, 2]) + detokenizer.flush() == "Hello<s> world"

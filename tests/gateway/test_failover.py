@@ -1,5 +1,6 @@
 """A decode worker that fails costs a pause: the answer goes on where it was, on another one."""
 
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -11,7 +12,7 @@ from common.errors import DeadlineError, OverloadedError, StructKVError, Unavail
 from common.pb import decode_pb2
 from services.gateway.decode_client import DecodeClient
 from services.gateway.routing import WorkerPool
-from tests.gateway.conftest import ScriptedDecode, events, grpc_worker
+from tests.gateway.conftest import ScriptedDecode, Step, events, grpc_worker
 
 ANSWER = [5, 6, 7, 8, 9, 10]
 DEAD = grpc.StatusCode.UNAVAILABLE
@@ -59,7 +60,10 @@ def request() -> decode_pb2.GenerateRequest:
 async def answer(client: DecodeClient, seconds: float = 20) -> list[int]:
     call = await client.open(request(), time.monotonic() + seconds)
     try:
-        return [token for event in [event async for event in call.events()] for token in event.token_ids]
+        token_ids: list[int] = []
+        while (event := await call.read()) is not None:
+            token_ids += event.token_ids
+        return token_ids
     finally:
         call.close()
 
@@ -125,3 +129,67 @@ async def test_a_failed_worker_gets_its_memory_back(start) -> None:
     client = await start(failing, Continuing())
     await answer(client)
     assert all(worker.in_flight_tokens == 0 for worker in await client._decode.candidates())
+
+
+SECOND = [15, 16, 17]
+
+
+def two_answers(request: decode_pb2.GenerateRequest) -> list[Step]:
+    """Go on with two answers in turns, from where the request says that they are."""
+    scripts = [events(ANSWER, answer=0), events(SECOND, answer=1)]
+    assert [list(answer.token_ids) for answer in request.answers] == [
+        ids[: len(answer.token_ids)] for ids, answer in zip((ANSWER, SECOND), request.answers, strict=True)
+    ]
+    return [step for turn in itertools.zip_longest(*scripts) for step in turn if step is not None]
+
+
+class TwoAnswers(ScriptedDecode):
+    """Gives two answers to a request; the first call fails after so many events."""
+
+    def __init__(self, *failures: int) -> None:
+        super().__init__()
+        self.failures = list(failures)
+        self.script_for = self._script
+
+    def _script(self, request: decode_pb2.GenerateRequest) -> list[Step]:
+        steps = two_answers(request)
+        if self.failures:
+            delivered = sum(len(answer.token_ids) for answer in request.answers)
+            steps.insert(delivered + self.failures.pop(0), DEAD)
+        return steps
+
+
+@pytest.mark.parametrize("after", [1, 2, 5, 7])
+async def test_several_answers_go_on_where_each_was(after: int, start) -> None:
+    workers = TwoAnswers(after), TwoAnswers()
+    client = await start(*workers)
+    both = request()
+    both.answers.add()
+    call = await client.open(both, time.monotonic() + 20)
+    answers: dict[int, list[int]] = {0: [], 1: []}
+    while (event := await call.read()) is not None:
+        answers[event.answer] += event.token_ids
+    call.close()
+    assert answers == {0: ANSWER, 1: SECOND}
+    (resumed,) = [asked for worker in workers for asked in worker.requests if asked.answers[0].token_ids]
+    assert resumed.answers[1].finished == (after > 5), "what is finished is not asked for again"
+
+
+async def test_an_answer_that_is_no_longer_wanted_is_not_asked_for_again(start) -> None:
+    workers = TwoAnswers(4), TwoAnswers()
+    client = await start(*workers)
+    both = request()
+    both.answers.add()
+    call = await client.open(both, time.monotonic() + 20)
+    first = await call.read()
+    assert first is not None
+    assert first.answer == 0
+    call.finish(0)
+    others: list[int] = []
+    while (event := await call.read()) is not None:
+        assert event.answer == 1
+        others += event.token_ids
+    call.close()
+    assert others == SECOND
+    resumed = [asked for worker in workers for asked in worker.requests if asked.answers[0].finished]
+    assert [list(asked.answers[0].token_ids) for asked in resumed] == [ANSWER[:1]]

@@ -11,9 +11,10 @@ from services.gateway.stop_strings import StopStrings
 def run(stops: list[str], parts: list[str]) -> tuple[str, bool]:
     finder, out = StopStrings(stops), ""
     for part in parts:
-        text, stopped = finder.push(part)
+        text, stop = finder.push(part)
         out += text
-        if stopped:
+        if stop is not None:
+            assert stop in stops
             return out, True
     return out + finder.flush(), False
 
@@ -44,6 +45,26 @@ def test_the_text_is_cut_alike_at_any_granularity(stops: list[str], text: str, e
 
 def test_only_what_may_become_a_stop_string_is_held_back() -> None:
     finder = StopStrings(["<end>", "STOP"])
-    assert finder.push("text <e") == ("text ", False)
-    assert finder.push("n") == ("", False)
-    assert finder.push("ough") == ("<enough", False)
+    assert finder.push("text <e") == ("text ", None)
+    assert finder.push("n") == ("", None)
+    assert finder.push("ough") == ("<enough", None)
+
+
+@pytest.mark.parametrize("stops", [["END"], ["ND", "END"]])
+def test_a_stop_string_may_be_part_of_the_text(stops: list[str]) -> None:
+    finder = StopStrings(stops, included=True)
+    assert finder.push("one EN") == ("one ", None)
+    assert finder.push("D two") == ("END", max(stops, key=len))
+
+
+def test_a_piece_that_may_not_stop_is_text_like_any_other() -> None:
+    finder = StopStrings(["ab", "xabc"])
+    assert finder.push("ab xab", may_stop=False) == ("ab ", None)
+    assert finder.push("-") == ("xab-", None)
+    assert finder.push("ab") == ("", "ab")
+
+
+def test_a_stop_string_may_begin_in_a_piece_that_may_not_stop() -> None:
+    finder = StopStrings(["abc"])
+    assert finder.push("ab", may_stop=False) == ("", None)
+    assert finder.push("cd") == ("", "abc")

@@ -39,9 +39,12 @@ _ODD: list[Any] = [
 ]
 _FIELDS = (
     "model prompt messages max_tokens max_completion_tokens min_tokens temperature top_p top_k min_p seed stop "
-    "stop_token_ids ignore_eos stream stream_options n best_of logprobs top_logprobs echo logit_bias "
-    "response_format tools tool_choice user priority frequency_penalty structkv unknown"
+    "stop_token_ids ignore_eos include_stop_str_in_output skip_special_tokens stream stream_options n best_of logprobs "
+    "top_logprobs prompt_logprobs echo suffix logit_bias response_format structured_outputs tools tool_choice user "
+    "store metadata priority frequency_penalty presence_penalty repetition_penalty chat_template "
+    "structkv unknown tokens add_special_tokens add_generation_prompt return_token_strs"
 ).split()
+_BIASES: list[Any] = [{"5": 1}, {"5": -100.5}, {"-1": 1}, {"9" * 20: 1}, {"5": "1"}, {"\u0665": 1}, {"": math.nan}]
 _STRUCTKV = (
     "method variant kv_retention kv_tokens struct_retention window_tokens sink_tokens floor_tokens saliency "
     "ranked_by granularity pool_tokens block_tokens decay pivot pivot_layer codec return_stats unknown"
@@ -50,10 +53,17 @@ _STRUCTKV = (
 
 def sound(dice: random.Random) -> tuple[str, dict[str, Any]]:
     """Return an endpoint and a body that it answers."""
+    messages = [{"role": "user", "content": "Hello"}]
+    if dice.random() < 0.1:
+        return "/detokenize", {"model": DEFAULT_MODEL, "tokens": [5, 6, 7]}
+    if dice.random() < 0.1:
+        return "/tokenize", {"model": DEFAULT_MODEL} | dice.choice([{"prompt": "Once"}, {"messages": messages}])
     common: dict[str, Any] = {"model": DEFAULT_MODEL, "max_tokens": 4, "temperature": 0.5, "stream": False}
+    common["n"] = dice.choice([1, 1, 2])
     if dice.random() < 0.5:
-        return "/v1/completions", common | {"prompt": "Once"}
-    return "/v1/chat/completions", common | {"messages": [{"role": "user", "content": "Hello"}]}
+        prompt: Any = dice.choice(["Once", ["Once", "Twice"], [5, 6], [[5], [6]]])
+        return "/v1/completions", common | {"prompt": prompt, "logprobs": dice.choice([None, 2])}
+    return "/v1/chat/completions", common | {"messages": messages, "logprobs": dice.random() < 0.3}
 
 
 def bent(dice: random.Random) -> tuple[str, bytes]:
@@ -66,6 +76,8 @@ def bent(dice: random.Random) -> tuple[str, bytes]:
                 body["structkv"][dice.choice(_STRUCTKV)] = copy.deepcopy(dice.choice(_ODD))
         elif dice.random() < 0.2 and isinstance(body.get("messages"), list):
             body["messages"].append({dice.choice(["role", "content", "name", "x"]): copy.deepcopy(dice.choice(_ODD))})
+        elif dice.random() < 0.1:
+            body["logit_bias"] = dice.choice(_BIASES)
         else:
             body[dice.choice(_FIELDS)] = copy.deepcopy(dice.choice(_ODD))
     data = json.dumps(body).encode()

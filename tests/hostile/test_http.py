@@ -6,12 +6,23 @@ import random
 import httpx
 import psutil
 
-from tests.gateway.conftest import Gateway, StartGateway, start_gateway, text_model  # noqa: F401  fixtures
+from tests.gateway.conftest import Gateway, StartGateway, as_asked, start_gateway, text_model  # noqa: F401  fixtures
 from tests.hostile.bodies import bent
 
 NUM_REQUESTS = 7000
 _METHODS = ["GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
-_PATHS = ["/v1/completions", "/v1/models", "/v1/models/x", "/v1/models/%00", "/v2", "/", "/health", "/v1//completions"]
+_PATHS = [
+    "/v1/completions",
+    "/v1/models",
+    "/v1/models/x",
+    "/v1/models/%00",
+    "/v2",
+    "/",
+    "/health",
+    "/v1//completions",
+    "/tokenize",
+    "/version",
+]
 _TYPES = ["application/json", "text/plain", "multipart/form-data", "", "application/json; charset=utf-7"]
 
 
@@ -36,6 +47,7 @@ def check(response: httpx.Response) -> None:
 
 async def test_malformed_requests_are_the_callers_fault_and_cost_nothing(start_gateway: StartGateway) -> None:  # noqa: F811
     gateway = await start_gateway(request_timeout_seconds=20)
+    gateway.decode.script_for = as_asked
     dice, process = random.Random(7), psutil.Process()
     for _ in range(NUM_REQUESTS // 3):
         check(await send(gateway, dice))

@@ -1,0 +1,79 @@
+"""/tokenize and /detokenize, in vLLM's shapes: text to the served model's tokens and back."""
+
+import asyncio
+
+from fastapi import Request
+from pydantic import ConfigDict, model_validator
+
+from common.errors import InvalidRequestError
+from services.gateway.logprob_shapes import JsonObject
+from services.gateway.reader import RequestReader
+from services.gateway.schemas import Messages
+from services.gateway.strict_body import StrictBody
+from services.gateway.text_model import TextModel
+
+
+class TokenizeRequest(StrictBody):
+    """A text or a conversation to be tokenised, as the endpoint that answers it would."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _check_one_is_given(self) -> "TokenizeRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise InvalidRequestError("either prompt or messages must be given", param="prompt")
+        return self
+
+    def token_ids(self, model: TextModel) -> list[int]:
+        """Return the tokens. A chat template writes its special tokens itself, so only a text gets them by default."""
+        text, add_special_tokens = self.prompt, self.messages is None
+        if self.messages is not None:
+            messages = [message.model_dump(exclude_none=True) for message in self.messages]
+            text = model.chat_text(messages, add_generation_prompt=self.add_generation_prompt)
+        if self.add_special_tokens is not None:
+            add_special_tokens = self.add_special_tokens
+        return model.encode(text or "", add_special_tokens=add_special_tokens)
+
+
+class DetokenizeRequest(StrictBody):
+    """Tokens to be decoded."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+class TokenizationHandler:
+    """Answers both for one served model."""
+
+    def __init__(self, reader: RequestReader, model: TextModel) -> None:
+        self._reader = reader
+        self._model = model
+
+    async def tokenize(self, http: Request) -> JsonObject:
+        """Return a text's or a conversation's tokens and how many there are."""
+        body = await self._reader.read(http, TokenizeRequest)
+        self._reader.check_model(body.model)
+        token_ids = await asyncio.to_thread(body.token_ids, self._model)
+        names = [self._model.tokenizer.id_to_token(token_id) for token_id in token_ids]
+        return {
+            "count": len(token_ids),
+            "max_model_len": self._model.context_tokens,
+            "tokens": token_ids,
+            "token_strs": names if body.return_token_strs else None,
+        }
+
+    async def detokenize(self, http: Request) -> JsonObject:
+        """Return the tokens' text, special tokens included."""
+        body = await self._reader.read(http, DetokenizeRequest)
+        self._reader.check_model(body.model)
+        for token_id in body.tokens:
+            self._model.check_token_id(token_id, "tokens")
+        text = await asyncio.to_thread(self._model.decode, body.tokens, skip_special_tokens=False)
+        return {"prompt": text}
