@@ -37,7 +37,8 @@ assert totals[-1] == plain.usage.completion_tokens
 
 # The package's own accumulation of a stream.
 with client.chat.completions.stream(**options) as events:
-    assert events.get_final_completion().choices[0].message.content == plain.choices[0].message.content
+    accumulated = events.until_done().current_completion_snapshot
+assert accumulated.choices[0].message.content == plain.choices[0].message.content
 
 # Completions stream as well.
 asked = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}
