@@ -76,9 +76,9 @@ class DecodeEngine:
         sampling.check_vocabulary(spec.vocab_size)
         if any(len(replay) >= sampling.max_tokens or max(replay, default=0) >= spec.vocab_size for replay in replays):
             raise InvalidRequestError("an answer so far is as long as max_tokens or has ids outside the vocabulary")
-        self._check_memory(num_tokens, selection, sampling, [len(replay) for replay in replays])
+        self._check_memory(num_tokens, selection, sampling, len(replays))
 
-    def _check_memory(self, num_tokens: int, selection: Selection, sampling: Sampling, replayed: list[int]) -> None:
+    def _check_memory(self, num_tokens: int, selection: Selection, sampling: Sampling, num_answers: int) -> None:
         """Raise unless the pool holds one answer to its end, and all of them when they begin."""
         num_blocks = self.pool.allocator.num_blocks
         whole = self.pool.blocks_needed(self._slots(num_tokens, selection, sampling.max_tokens))
@@ -87,11 +87,10 @@ class DecodeEngine:
                 f"the request needs KV memory for {whole} blocks of {BLOCK_TOKENS} tokens, this worker has "
                 f"{num_blocks}; lower kv_retention or max_tokens"
             )
-        reserved = self.tokens_to_reserve(num_tokens, selection, sampling, replayed)
-        needed = sum(self.pool.blocks_needed(tokens) for tokens in reserved)
+        needed = self._blocks(self._begun(num_tokens, selection, sampling, [0] * num_answers))
         if needed > num_blocks:
             raise InvalidRequestError(
-                f"{len(replayed)} answers need KV memory for {needed} blocks of {BLOCK_TOKENS} tokens, this worker has "
+                f"{num_answers} answers need KV memory for {needed} blocks of {BLOCK_TOKENS} tokens, this worker has "
                 f"{num_blocks}; lower n, kv_retention or max_tokens",
                 param="n",
             )
@@ -101,12 +100,28 @@ class DecodeEngine:
     ) -> list[list[int]]:
         """Return the slots to set aside for each answer, by layer, before a prefill worker is asked.
 
-        `replayed` is each answer's length so far. The first one holds the skeleton; the others share its full blocks,
-        and need room for what is behind them: less than a block of the skeleton, and the answer.
+        `replayed` is each answer's length so far. Answers that have grown beyond the pool together start with what new
+        ones would get: they take turns, as they would have where they come from.
+        """
+        reserved = self._begun(prompt_tokens, selection, sampling, replayed)
+        if self._blocks(reserved) <= self.pool.allocator.num_blocks:
+            return reserved
+        return self._begun(prompt_tokens, selection, sampling, [0] * len(replayed))
+
+    def _begun(
+        self, prompt_tokens: int, selection: Selection, sampling: Sampling, replayed: list[int]
+    ) -> list[list[int]]:
+        """Return the slots for answers of so many tokens and the next ones.
+
+        The first one holds the skeleton; the others share its full blocks, and need room for what is behind them: less
+        than a block of the skeleton, and the answer.
         """
         ahead = [min(sampling.max_tokens, tokens + _RESERVED_NEW_TOKENS) for tokens in replayed]
         others = [[BLOCK_TOKENS - 1 + tokens] * self.model.spec.num_layers for tokens in ahead[1:]]
         return [self._slots(prompt_tokens, selection, ahead[0]), *others]
+
+    def _blocks(self, reserved: list[list[int]]) -> int:
+        return sum(self.pool.blocks_needed(tokens) for tokens in reserved)
 
     def _slots(self, prompt_tokens: int, selection: Selection, ahead: int) -> list[int]:
         """Return the slots for a skeleton and so many tokens behind it, by layer."""

@@ -9,7 +9,7 @@ from common.errors import InvalidRequestError
 from common.pb import decode_pb2
 
 MAX_TOP_LOGPROBS = 20
-"""What OpenAI allows at most."""
+"""As many as OpenAI allows."""
 
 _RANGES = {
     "min_p": (0.0, 1.0),
@@ -64,8 +64,9 @@ class Sampling:
                 _refuse(name, f"between {lowest:g} and {highest:g}", getattr(self, name))
         if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
             _refuse("repetition_penalty", "above 0", self.repetition_penalty)
-        if not all(-100 <= bias <= 100 for bias in self.logit_bias.values()):
-            _refuse("logit_bias", "between -100 and 100", "a value outside")
+        for bias in self.logit_bias.values():
+            if not -100 <= bias <= 100:
+                _refuse("logit_bias", "between -100 and 100", bias)
         if self.max_tokens < 1:
             _refuse("max_tokens", "at least 1", self.max_tokens)
         if self.min_tokens > self.max_tokens:

@@ -192,7 +192,8 @@ class DecodeScheduler:
         while self._swapped and not self._comes_after_waiting(self._swapped[0]):
             running = self._swapped[0]
             assert running.swapped is not None
-            tokens = [keys.shape[0] + 1 for keys, _ in running.swapped.layers]
+            more = max(1, running.sequence.tokens_to_append)
+            tokens = [keys.shape[0] + more for keys, _ in running.swapped.layers]
             if not self._pool.fits(tokens):
                 return
             self._pool.swap_in(running.sequence.kv, running.swapped)

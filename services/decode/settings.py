@@ -18,7 +18,7 @@ class DecodeSettings(WorkerSettings):
         "auto",
         description="decode attention: sdpa, or paged (Triton kernels in CUDA graphs), which auto takes on a GPU",
     )
-    max_running: int = Field(64, ge=1, description="sequences decoded together")
+    max_running: int = Field(64, ge=1, description="sequences decoded together; a request for more answers is refused")
     max_waiting_tokens: int = Field(
         1_000_000, ge=1, description="prompt tokens of requests waiting for KV memory; more are refused"
     )

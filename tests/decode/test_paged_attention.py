@@ -218,7 +218,10 @@ class TestPlan:
 
 
 def decode(model: DecoderModel, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[int]], Tensor]:
-    """Three sequences that join and leave, from prompts of their own: their tokens, and all logits, [steps, V]."""
+    """Three sequences that join and leave, from prompts of their own, and one that shares the first one's.
+
+    Returns their tokens, and all logits, [steps, V].
+    """
     pool = poisoned_pool(model, 500)
     engine = DecodeEngine(model, pool, backend=backend)
     num_layers = model.spec.num_layers
@@ -231,8 +234,11 @@ def decode(model: DecoderModel, backend: Backend, monkeypatch: pytest.MonkeyPatc
         hidden = engine.run_tokens(kv, [3 + (i * 31 + length) % 250 for i in range(length)], 0)
         sampling = Sampling(1.0, 0, 1.0, 0.0, seed, 60, frozenset())
         sequences.append(Sequence(length, kv, Answer(sampling), hidden[-1]))
+    shared = pool.allocate([BLOCK_TOKENS] * num_layers)
+    pool.share(sequences[0].kv, shared)
+    sequences.append(Sequence(40, shared, Answer(sequences[0].answer.sampling, number=3), sequences[0].hidden_state))
     answers: list[list[int]] = [[] for _ in sequences]
-    for members in ([0], [0, 1], [0, 1], [2, 0, 1], [2, 1], [2, 1], [2]):
+    for members in ([0], [0, 1], [0, 1, 3], [2, 0, 1, 3], [2, 1, 3], [2, 1], [2]):
         batch = [sequences[member] for member in members]
         for sequence in batch:
             engine.append_slots(sequence)

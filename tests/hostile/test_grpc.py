@@ -35,7 +35,7 @@ def bend(message: Any, dice: random.Random) -> None:
         if dice.random() > 0.3 or field.name == "request_id":
             continue
         if field.message_type is not None:
-            bend(getattr(message, field.name), dice)
+            bend_nested(getattr(message, field.name), field, dice)
         elif field.is_repeated:
             values = _TARGETS if field.type == field.TYPE_STRING else _NUMBERS
             getattr(message, field.name)[:] = dice.choices(values, k=dice.randrange(4))
@@ -49,6 +49,18 @@ def bend(message: Any, dice: random.Random) -> None:
             setattr(message, field.name, True)
         else:
             setattr(message, field.name, dice.choice(_NUMBERS))
+
+
+def bend_nested(value: Any, field: Any, dice: random.Random) -> None:
+    """Bend a message, or the entries of a map or a list."""
+    if field.message_type.GetOptions().map_entry:
+        for _ in range(dice.randrange(4)):
+            value[dice.choice(_NUMBERS)] = dice.choice(_REALS)
+    elif field.is_repeated:
+        for _ in range(dice.choice([1, 2, 3, 17])):
+            bend(value.add(), dice)
+    else:
+        bend(value, dice)
 
 
 async def call(channel: grpc.aio.Channel, method: str, data: bytes) -> grpc.aio.AioRpcError | None:
