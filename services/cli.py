@@ -194,6 +194,43 @@ def evaluate(
         )
 
 
+@app.command()
+def inspect(
+    prompt: Annotated[str | None, typer.Option(help='The text; "-" reads it from standard input.')] = None,
+    file: Annotated[Path | None, typer.Option(help='A file with the text; "-" is standard input.')] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the page, the picture and the numbers.")] = Path("inspection"),
+    model: Model = DEFAULT_MODEL,
+    method: Annotated[
+        str, typer.Option(help='What chooses: "structkv", or with parameters "structkv:variant=paper,codec=int4".')
+    ] = "structkv",
+    kv_retention: Annotated[float, typer.Option(help="Share of the tokens that a layer keeps.")] = 0.1,
+    kv_tokens: Annotated[int, typer.Option(help="The same as a number of tokens; 0 leaves it to the share.")] = 0,
+    prompt_format: Annotated[str, typer.Option(help="chat, raw, or auto: chat if the model has a template.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+) -> None:
+    """Draw what is kept of a prompt: a page to read, a picture, and the numbers."""
+    from evaluation.inspection.command import Options, run  # noqa: PLC0415
+
+    with _complaining():
+        run(
+            Options(
+                model=model,
+                prompt=prompt,
+                file=file,
+                prompt_format=prompt_format,
+                method=method,
+                kv_retention=kv_retention,
+                kv_tokens=kv_tokens,
+                out=out,
+                device=device,
+                dtype=dtype,
+                threads=threads,
+            )
+        )
+
+
 def _listed(entries: str) -> list[str]:
     return [entry.strip() for entry in entries.split(",") if entry.strip()]
 

@@ -8,7 +8,7 @@ Several selections of the same prompt can run side by side: they share the layer
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from operator import itemgetter
 
@@ -164,12 +164,13 @@ class PrefillEngine:
         started = time.monotonic()
         window = self.model.spec.windows[layer]
         if window is not None:
-            decision, positions = self._kept_window(run, attention.positions, window), attention.positions
+            decision = self._kept_window(run, attention.positions, window)
         else:
-            view = LayerView(layer, attention.query, attention.key, attention.scaling)
-            decision, positions = run.selector.select(view), None
+            decision = run.selector.select(LayerView(layer, attention.query, attention.key, attention.scaling))
         run.going_on = decision.going_on
-        kept = None if decision.kept is None else _gather(layer, attention, decision.kept, positions)
+        kept = None
+        if decision.kept is not None:
+            kept = _gather(layer, attention, decision.kept, slides=window is not None)
         run.compute_seconds += time.monotonic() - started
         return kept
 
@@ -191,11 +192,13 @@ class PrefillEngine:
             if isinstance(output, PromptEnd):
                 seconds = run.compute_seconds + output.compute_seconds
                 yield run.index, PromptEnd(output.hidden_state, run.selector.pivot_layer, seconds)
+            elif isinstance(output, KeptLayer):
+                yield run.index, replace(output, places=run.going_on[output.places])
             else:
                 yield run.index, output
 
 
-def _gather(layer: int, attention: SequenceAttention, kept: Tensor, positions: Tensor | None) -> KeptLayer:
+def _gather(layer: int, attention: SequenceAttention, kept: Tensor, *, slides: bool) -> KeptLayer:
     """Take the kept tokens out of [G, N, d]: one set for all groups, or [G, kept], one for each."""
 
     def take(full: Tensor) -> Tensor:
@@ -204,4 +207,5 @@ def _gather(layer: int, attention: SequenceAttention, kept: Tensor, positions: T
         index = kept[:, :, None].expand(-1, -1, full.shape[-1])
         return full.gather(1, index).transpose(0, 1).contiguous()
 
-    return KeptLayer(layer, take(attention.key), take(attention.value), None if positions is None else positions[kept])
+    places = attention.positions[kept]
+    return KeptLayer(layer, take(attention.key), take(attention.value), places if slides else None, places)

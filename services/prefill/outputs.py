@@ -15,12 +15,14 @@ class KeptLayer:
         values: [kept, G, d].
         positions: [kept], int64, for a sliding-window layer, whose tokens expire one day; else None, since with
             one set per KV head there is no single position.
+        places: where in the prompt the kept tokens stand, [kept], or [G, kept] with one set per KV head; int64.
     """
 
     layer: int
     keys: Tensor
     values: Tensor
     positions: Tensor | None
+    places: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ answers what that layer keeps and, where the method cuts the sequence, which tok
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -68,8 +69,28 @@ class Decision(NamedTuple):
     going_on: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How a selector judged a layer's tokens, for those who look on. Its tensors may change with the next layer.
+
+    Attributes:
+        layer: its index.
+        scores: what the layer itself gives each token, [tokens], or [G, tokens] with one kept set per KV head.
+        going_on: indices of the tokens that go on, [tokens']; None for all of them.
+    """
+
+    layer: int
+    scores: Tensor
+    going_on: Tensor | None
+
+
 class Selector(ABC):
-    """What the methods have in common. Each overrides the pieces in which it differs."""
+    """What the methods have in common. Each overrides the pieces in which it differs.
+
+    Attributes:
+        pivot_layer: L*, once the sequence was cut.
+        on_judgement: called with every layer that was scored, before anything is left behind; None in serving.
+    """
 
     restarts: ClassVar[bool] = False
     """Whether the tokens that go on are a new prompt, run from the first layer, instead of the deeper layers'."""
@@ -78,6 +99,7 @@ class Selector(ABC):
         self.selection = selection
         self.scope = scope
         self.pivot_layer: int | None = None
+        self.on_judgement: Callable[[Judgement], None] | None = None
         self._budgets = selection.layer_budgets(scope.num_tokens, scope.num_layers)
         self._blocks = self._find_blocks()
 
@@ -91,9 +113,25 @@ class Selector(ABC):
         scores = self.reduce(self.score(view))
         kept = self.top(self.accumulate(scores), self.budget(view.layer))
         going_on = self.propagate(view.layer, scores)
+        self.tell(Judgement(view.layer, scores, going_on))
         if going_on is not None:
             self.leave_behind(going_on)
         return Decision(kept, going_on)
+
+    def tell(self, judgement: Judgement) -> None:
+        """Tell whoever looks on, if anybody does."""
+        if self.on_judgement is not None:
+            self.on_judgement(judgement)
+
+    @property
+    def centrality(self) -> Tensor | None:
+        """What the layers so far gave the tokens that are still here, [tokens] float32; None if nothing is summed."""
+        return None
+
+    @property
+    def blocks(self) -> Tensor | None:
+        """Each token's sentence or line, [tokens], ascending; None if tokens are chosen one by one."""
+        return self._blocks
 
     @abstractmethod
     def score(self, view: LayerView) -> Tensor:

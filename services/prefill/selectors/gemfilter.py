@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.errors import InvalidRequestError
 from common.skeleton.selection import Selection
-from services.prefill.selectors.base import Decision, LayerView, Scope, Selector
+from services.prefill.selectors.base import Decision, Judgement, LayerView, Scope, Selector
 
 _FILTER_SHARE = 13 / 32
 
@@ -32,7 +32,10 @@ class GemFilter(Selector):
             return Decision(None, None)
         self.pivot_layer = view.layer + 1
         budget = self.selection.kv_budget(self.scope.num_tokens)
-        return Decision(None, self.top(self.over_heads(self.score(view)), budget))
+        scores = self.over_heads(self.score(view))
+        chosen = self.top(scores, budget)
+        self.tell(Judgement(view.layer, scores, chosen))
+        return Decision(None, chosen)
 
     def score(self, view: LayerView) -> Tensor:
         """Return the last query's attention."""

@@ -75,8 +75,8 @@ def default_path(fingerprint: str) -> Path:
     return cache_dir() / "calibration" / f"{fingerprint}.json"
 
 
-def stored_pivot(fingerprint: str, path: Path | None = None) -> int | None:
-    """Return a model's L* from a file: by default its own in the cache folder, else the one that comes along.
+def stored_calibration(fingerprint: str, path: Path | None = None) -> Calibration | None:
+    """Return a model's calibration from a file: by default its own in the cache folder, else the one that comes along.
 
     None, and a line in the log, if the model was never calibrated. Raises ModelLoadError for a file that does not fit.
     """
@@ -88,7 +88,13 @@ def stored_pivot(fingerprint: str, path: Path | None = None) -> int | None:
         return None
     found = Calibration.read(chosen, fingerprint)
     logger.info("calibration loaded", extra={"file": str(chosen), "pivot_layer": found.pivot_layer})
-    return found.pivot_layer
+    return found
+
+
+def stored_pivot(fingerprint: str, path: Path | None = None) -> int | None:
+    """Return a model's L* as `stored_calibration` finds it; None if the model was never calibrated."""
+    found = stored_calibration(fingerprint, path)
+    return None if found is None else found.pivot_layer
 
 
 class Observer(Selector):

@@ -64,6 +64,9 @@ class PivotDetector:
 
     Only layers inside the band can be the pivot; at its end the largest is taken as it stands. With the pivot
     known beforehand, nothing is detected.
+
+    Attributes:
+        observed: the metrics of each layer watched so far, ascending.
     """
 
     def __init__(self, layers: Sequence[int], num_layers: int, *, known: int | None, patience: int = PATIENCE) -> None:
@@ -73,7 +76,7 @@ class PivotDetector:
         self._band = band_layers(layers, num_layers)
         before = [layer for layer in layers if self._band and layer < self._band[0]]
         self._reference = before[-1] if before else None  # the first gradient's other end
-        self._metrics: list[LayerMetrics] = []
+        self.observed: dict[int, LayerMetrics] = {}
 
     def watches(self, layer: int) -> bool:
         """Tell whether the layer's metrics are wanted."""
@@ -84,13 +87,13 @@ class PivotDetector:
         if self._known is not None:
             return layer + 1 >= self._known
         if metrics is not None:
-            self._metrics.append(metrics)
+            self.observed[layer] = metrics
         if layer not in self._band:
             return False
         if layer == self._band[-1]:
             return True
-        if len(self._metrics) < 2:
+        if len(self.observed) < 2:
             return False
-        scores = transition_scores(self._metrics)
+        scores = transition_scores(list(self.observed.values()))
         largest = max(range(len(scores)), key=scores.__getitem__)
         return len(scores) - 1 - largest >= self._patience

@@ -23,7 +23,12 @@ class StructKV(Selector):
         super().__init__(selection, scope)
         known = selection.pivot_layer or (scope.calibrated_pivot if selection.pivot == "calibrated" else None)
         self._centrality = Centrality(selection.decay)
-        self._pivot = PivotDetector(scope.full_layers, scope.num_layers, known=known)
+        self.pivot = PivotDetector(scope.full_layers, scope.num_layers, known=known)
+
+    @property
+    def centrality(self) -> Tensor:
+        """C so far, over heads: [tokens]."""
+        return self.over_heads(self._centrality.value)
 
     def score(self, view: LayerView) -> Tensor:
         """Return the saliency by KV group."""
@@ -39,8 +44,7 @@ class StructKV(Selector):
         if self.pivot_layer is not None or not self._is_past_pivot(layer, scores):
             return None
         self.pivot_layer = layer + 1
-        central = self.over_heads(self._centrality.value)
-        return self.top(central, self.selection.struct_budget(self.scope.num_tokens))
+        return self.top(self.centrality, self.selection.struct_budget(self.scope.num_tokens))
 
     def leave_behind(self, going_on: Tensor) -> None:
         """Drop the centrality of the tokens that do not go on."""
@@ -49,8 +53,8 @@ class StructKV(Selector):
 
     def _is_past_pivot(self, layer: int, scores: Tensor) -> bool:
         metrics = None
-        if self._pivot.watches(layer):
+        if self.pivot.watches(layer):
             # Without what is kept anyway: the sinks alone would decide the metrics.
             scored = slice(self.selection.sink_tokens, self.scope.num_tokens - self.selection.window_tokens)
             metrics = layer_metrics(self.over_heads(scores)[scored], self.selection.struct_retention)
-        return self._pivot.settled(layer, metrics)
+        return self.pivot.settled(layer, metrics)
