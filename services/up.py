@@ -3,9 +3,7 @@
 import asyncio
 import signal
 import socket
-import ssl
 import sys
-import urllib.request
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from common.network import address
 from common.rpc import is_serving, open_channel
 from common.settings import WorkerSettings
 from common.tls import Tls
+from services.http_probe import answers
 from services.supervisor import Service, StartError, Supervisor
 
 _LOOPBACK = "127.0.0.1"
@@ -133,7 +132,7 @@ def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
     command += ["--prefill-workers", ",".join(prefill), "--decode-workers", ",".join(decode)]
 
     async def is_ready() -> bool:
-        return await asyncio.to_thread(_answers, f"{_url(plan)}/ready")
+        return await asyncio.to_thread(answers, f"{_url(plan)}/ready", _PROBE_SECONDS)
 
     return Service("gateway", command, is_ready)
 
@@ -141,17 +140,6 @@ def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
 def _command(kind: str, plan: Plan, host: str, port: str) -> list[str]:
     flags = ["--model", plan.model, "--host", host, "--port", port, "--log-level", plan.log_level]
     return [_STRUCTKV, kind, *flags]
-
-
-def _answers(url: str) -> bool:
-    # Our own child, and no secret is sent: its certificate is for the names that clients use, not for this address.
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS, context=context) as response:  # noqa: S310  our own
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 def _listens(port: int) -> bool:

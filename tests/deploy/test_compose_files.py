@@ -1,0 +1,54 @@
+"""What docker-compose.yml asks for is in .env.example, and what it names is here. Running it is tests/compose."""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from tests.compose.stack import COMPOSE_FILE, REQUIRED, ROOT, SECRETS
+
+TEXT = COMPOSE_FILE.read_text()
+COMPOSE = yaml.safe_load(TEXT)
+EXAMPLE = (ROOT / ".env.example").read_text()
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_the_example_has_everything_that_is_required() -> None:
+    given = dict(re.findall(r"^(\w+)=(.*)$", EXAMPLE, re.MULTILINE))
+    assert {name for name in REQUIRED if name not in given} == set()
+    assert {name for name in REQUIRED if not given[name]} == set(SECRETS)
+
+
+def test_the_example_has_nothing_that_nobody_reads() -> None:
+    named = re.findall(r"^(?:# )?([A-Z]\w+)=", EXAMPLE, re.MULTILINE)
+    read = [name for name in named if re.search(rf"\$\{{{name}[:}}]|^ +{name}:", TEXT, re.MULTILINE)]
+    assert set(named) - set(read) == {"COMPOSE_FILE"}
+
+
+def test_versions_agree() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert set(re.findall(r"ARG VERSION=(\S+)", dockerfile)) == {VERSION}
+    assert set(re.findall(r"\$\{STRUCTKV_VERSION:-(.*?)\}", TEXT)) == {VERSION}
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_service_is_locked_in(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
+    assert service["mem_limit"]
+    assert service["restart"] == ("no" if name == "model" else "unless-stopped")
+    assert name == "model" or service["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_images_are_pinned(name: str) -> None:
+    assert re.fullmatch(r"\S+:(v?\d[\w.]*|7-bookworm|\$\{STRUCTKV_VERSION:-\S+\})", COMPOSE["services"][name]["image"])
+
+
+@pytest.mark.parametrize("kind", ["gateway", "prefill", "decode"])
+def test_docker_waits_until_a_service_has_drained(kind: str) -> None:
+    assert COMPOSE["services"][kind]["stop_grace_period"] == "40s", "30 seconds of grace, and some to end"
