@@ -1,6 +1,7 @@
 """What the documentation takes from code and results is what they say."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,8 @@ from evaluation.tradeoff import Point, kv_points, struct_points
 from services.reference import reference
 from tests.docs.blocks import DOCUMENTS, ROOT
 
-LINK = re.compile(r"\]\((?!https?:|#)(?P<path>[^)#\s]+)")
+LINK = re.compile(r"\]\((?!https?:)(?P<path>[^)#\s]*)#?(?P<anchor>[^)\s]*)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def test_the_settings_are_those_of_the_services() -> None:
@@ -16,9 +18,19 @@ def test_the_settings_are_those_of_the_services() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_links_lead_somewhere(document) -> None:
-    broken = [path for path in LINK.findall(document.read_text()) if not (document.parent / path).exists()]
-    assert not broken
+def test_links_lead_somewhere(document: Path) -> None:
+    links = LINK.findall(document.read_text())
+    assert [link for link in links if not leads_somewhere(document, *link)] == []
+
+
+def leads_somewhere(document: Path, path: str, anchor: str) -> bool:
+    target = document.parent / path if path else document
+    return target.exists() and (not anchor or anchor in anchors(target.read_text()))
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names that a page's headings have as GitHub shows it."""
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text)}
 
 
 def rows(points: list[Point], row: str) -> list[str]:
