@@ -79,10 +79,10 @@ class RequestHandler:
         for prompt in prompts:
             check_length(body, prompt, self._max_prompt_tokens)
         requests = plan_all(body, prompts, self._model, self._defaults, context.request_id)
+        choices = self._choices.make(body, prompts)
         calls = await unless_disconnected(http.receive, DecodeCalls.open(self._client, requests, deadline))
-        ttft_seconds = time.monotonic() - context.arrived
 
-        answer = Answer(calls, self._choices.make(body, prompts), ttft_seconds, context.request_id)
+        answer = Answer(calls, choices, time.monotonic() - context.arrived, context.request_id)
         method, return_stats = requests[0].selection.method, body.structkv.return_stats
         envelope = Envelope(endpoint.shape, self._reader.model_name, method, return_stats)
         if body.stream:

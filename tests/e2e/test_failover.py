@@ -1,6 +1,7 @@
 """A worker is killed under a request, and the client's answer is the one it would have had."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -54,6 +55,43 @@ async def test_killing_the_decode_worker_after_some_tokens(
     async with cluster.store_client() as store:
         await store.flushall()  # the undisturbed run has a prefill of its own
     assert disturbed == await ask(client, request)
+
+
+async def _choices(
+    client: httpx.AsyncClient, body: dict[str, object], reached: asyncio.Event | None = None
+) -> dict[int, tuple[str, list[str], str | None]]:
+    """Return each choice of a stream: text, tokens, reason; set `reached` after the sixth piece."""
+    choices: dict[int, tuple[str, list[str], str | None]] = {}
+    pieces = 0
+    async with client.stream("POST", "/v1/completions", json=body) as reply:
+        async for line in reply.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            (delta,) = json.loads(line.removeprefix("data: "))["choices"]
+            text, tokens, _ = choices.get(delta["index"], ("", [], None))
+            tokens += delta["logprobs"]["tokens"] if delta["logprobs"] else []
+            choices[delta["index"]] = (text + delta["text"], tokens, delta["finish_reason"])
+            pieces += 1
+            if reached is not None and pieces == 6:
+                reached.set()
+    return choices
+
+
+async def test_killing_the_decode_worker_under_several_answers(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    body = Request(f"Several. {LONG}", 0.9, seed=3, max_tokens=30).body()
+    body |= {"n": 3, "stop": [" the"], "logprobs": 0, "min_tokens": 4}
+    reached = asyncio.Event()
+    asking = asyncio.create_task(_choices(client, body, reached))
+    victim = await serving(cluster, "decode", "structkv_kv_blocks_used")
+    await reached.wait()
+    cluster.kill(victim)
+    disturbed = await asking
+    await cluster.start(victim)
+    async with cluster.store_client() as store:
+        await store.flushall()
+    assert len(disturbed) == 3
+    assert all(reason in {"stop", "length"} for _, _, reason in disturbed.values())
+    assert disturbed == await _choices(client, body)
 
 
 async def test_killing_the_prefill_worker(cluster: Cluster, client: httpx.AsyncClient) -> None:

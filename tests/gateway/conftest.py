@@ -60,9 +60,9 @@ class ScriptedDecode(decode_pb2_grpc.DecodeServicer):
         self.requests.append(request)
         self.time_remaining = context.time_remaining()
         try:
-            known = [len(answer.token_ids) for answer in request.answers]
+            known = {place: len(answer.token_ids) for place, answer in enumerate(request.answers)}
             for step in self.script if self.script_for is None else self.script_for(request):
-                if isinstance(step, decode_pb2.GenerateEvent) and known[step.answer]:
+                if isinstance(step, decode_pb2.GenerateEvent) and known.get(step.answer):
                     known[step.answer] -= len(step.token_ids)
                 else:
                     await self._play(step, context)

@@ -171,3 +171,9 @@ async def test_a_client_that_leaves_cancels_every_prompts_call(gateway: Gateway)
     async with asyncio.timeout(5):
         await gateway.decode.cancelled.wait()
     await asyncio.gather(asking, return_exceptions=True)
+
+
+@pytest.mark.parametrize("event", [{"answer": 1}, {"finish_reason": 9}])
+async def test_a_worker_that_makes_no_sense_is_an_error(gateway: Gateway, event: dict) -> None:
+    gateway.decode.script = [decode_pb2.GenerateEvent(token_ids=[5], skeleton=SKELETON, **event)]
+    assert error_of(await gateway.complete(), 500)["code"] == "internal_error"
