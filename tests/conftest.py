@@ -15,6 +15,7 @@ from common.skeleton.selection import CODECS, Selection
 from common.transport.redis_store import RedisStore
 from services.decode.backend import Backend
 from services.decode.engine import DecodeEngine
+from services.decode.grammar import GrammarCompiler
 from services.decode.pool import KVPool
 from services.decode.prefill_client import PrefillClient
 from services.decode.scheduler import DecodeScheduler
@@ -132,6 +133,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             stall_seconds: float = 30,
             max_waiting_tokens: int = 1_000_000,
             max_queued_tokens: int = 1_000_000,
+            grammars: GrammarCompiler | None = None,
         ) -> Workers:
             prefill_engine = PrefillEngine(prefill_model or model)
             prefill = PrefillScheduler(prefill_engine, max_queued_tokens)
@@ -146,7 +148,9 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             decode = DecodeScheduler(engine, max_running=max_running, max_waiting_tokens=max_waiting_tokens)
             client = PrefillClient(stall_seconds=stall_seconds)
             stack.push_async_callback(client.close)
-            decode_server = DecodeServer(engine, decode, SkeletonLoader(engine.pool, client, store), codecs)
+            loader = SkeletonLoader(engine.pool, client, store)
+            grammars = grammars or GrammarCompiler(None, "none was loaded")
+            decode_server = DecodeServer(engine, decode, loader, grammars, codecs)
             decode_target = await stack.enter_async_context(
                 _serving(
                     lambda server: decode_pb2_grpc.add_DecodeServicer_to_server(decode_server, server), decode.run()

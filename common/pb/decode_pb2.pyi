@@ -31,7 +31,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
     """a stop token, which is the event's last token"""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """max_tokens reached"""
+    """max_tokens reached, or the grammar ended early to be whole within them"""
     FINISH_REASON_GRAMMAR: _FinishReason.ValueType  # 3
     """the grammar is complete; the event's last token is part of the answer"""
 
@@ -42,7 +42,7 @@ FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """a stop token, which is the event's last token"""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""max_tokens reached"""
+"""max_tokens reached, or the grammar ended early to be whole within them"""
 FINISH_REASON_GRAMMAR: FinishReason.ValueType  # 3
 """the grammar is complete; the event's last token is part of the answer"""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from services.decode.matcher import Matcher
 from services.decode.sampling import Sampling
 
 _FIRST_ROOM = 64
@@ -19,18 +20,33 @@ class Answer:
         seed: its own: an answer is that of a request with this seed.
         num_generated: tokens so far.
         counts: of its tokens, where penalties ask for them.
+        matcher: its way through its grammar, if it has one, past the tokens that were chosen elsewhere.
     """
 
-    def __init__(self, sampling: Sampling, prompt_tokens: Collection[int] = (), number: int = 0) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt_tokens: Collection[int] = (),
+        number: int = 0,
+        matcher: Matcher | None = None,
+    ) -> None:
         """Begin an answer; `prompt_tokens`, each once, are only needed for a repetition penalty."""
         self.sampling = sampling
         self.number = number
         self.seed = (sampling.seed + number) % 2**64
         self.num_generated = 0
         self.counts = TokenCounts(prompt_tokens) if sampling.is_penalised else None
+        self.matcher = matcher
+
+    def choose(self, token: int) -> int:
+        """Go on by a token drawn here, or by the one that its grammar has in its place; return which."""
+        if self.matcher is not None:
+            token = self.matcher.take(token)
+        self.take([token])
+        return token
 
     def take(self, token_ids: Iterable[int]) -> None:
-        """Go on by tokens."""
+        """Go on by tokens that are settled."""
         for token in token_ids:
             self.num_generated += 1
             if self.counts is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from services.decode.answer import Answer
 from services.decode.logits import adjust
 from services.decode.sampling import Sampling
+from services.decode.token_mask import constrain
 
 
 def choose_tokens(logits: Tensor, answers: list[Answer]) -> list[int]:
@@ -17,6 +18,7 @@ def choose_tokens(logits: Tensor, answers: list[Answer]) -> list[int]:
     A row's choice never depends on the other rows: they only share the call.
     """
     adjust(logits, answers)
+    constrain(logits, answers)
     chosen = logits.argmax(dim=-1)
     rows = [row for row, answer in enumerate(answers) if answer.sampling.temperature > 0]
     for filtered in (False, True):

@@ -144,10 +144,10 @@ class DecodeEngine:
         """Give each sequence the token chosen from its row of logits [B, V]."""
         answers = [sequence.answer for sequence in order]
         raw = RawLogprobs(logits, answers)
-        tokens = choose_tokens(logits, answers)
+        drawn = choose_tokens(logits, answers)
+        tokens = [answer.choose(token) for answer, token in zip(answers, drawn, strict=True)]
         for sequence, token, logprobs in zip(order, tokens, raw.of(tokens), strict=True):
             sequence.last_token, sequence.last_logprobs, sequence.hidden_state = token, logprobs, None
-            sequence.answer.take([token])
 
     def _replay(self, sequence: Sequence) -> None:
         """Run a sequence's replayed tokens through all layers at once, as if they had been chosen here."""

@@ -49,11 +49,11 @@ def _penalise(logits: Tensor, answers: list[Answer]) -> None:
 
 
 def _hold_back_stop_tokens(logits: Tensor, answers: list[Answer]) -> None:
-    """Make stop tokens impossible where the answer is shorter than its min_tokens."""
+    """Make stop tokens impossible where the answer is shorter than its min_tokens; a grammar's mask sees to its own."""
     rows = [
         (row, list(answer.sampling.stop_token_ids))
         for row, answer in enumerate(answers)
-        if answer.num_generated < answer.sampling.min_tokens
+        if answer.num_generated < answer.sampling.min_tokens and answer.matcher is None
     ]
     if rows:
         logits[_places(logits, rows)] = float("-inf")

@@ -18,6 +18,7 @@ from common.pb import decode_pb2_grpc
 from common.skeleton.selection import CODECS
 from common.transport.redis_store import open_store
 from services.decode.engine import DecodeEngine, pool_blocks
+from services.decode.grammar import GrammarCompiler
 from services.decode.needle_probe import finds_needles
 from services.decode.pool import BLOCK_TOKENS, KVPool
 from services.decode.prefill_client import PrefillClient
@@ -33,12 +34,12 @@ def run(settings: DecodeSettings) -> None:
     """Load the model and serve until a signal. Raises ModelLoadError if the model cannot be served."""
     configure("decode", settings.log_level)
     compute = compute_thread("decode", settings.threads)
-    engine, codecs = compute.submit(_load, settings).result()
-    asyncio.run(_serve(settings, engine, codecs, compute))
+    engine, grammars, codecs = compute.submit(_load, settings).result()
+    asyncio.run(_serve(settings, engine, grammars, codecs, compute))
 
 
-def _load(settings: DecodeSettings) -> tuple[DecodeEngine, tuple[str, ...]]:
-    """Return the engine, and the codecs in which it takes skeletons."""
+def _load(settings: DecodeSettings) -> tuple[DecodeEngine, GrammarCompiler, tuple[str, ...]]:
+    """Return the engine, what compiles grammars for it, and the codecs in which it takes skeletons."""
     model = decoder.load(settings.model, device=settings.device, dtype=settings.dtype)
     num_blocks = pool_blocks(model, settings.kv_memory_gib, psutil.virtual_memory().available)
     if num_blocks < model.spec.num_layers:
@@ -46,11 +47,19 @@ def _load(settings: DecodeSettings) -> tuple[DecodeEngine, tuple[str, ...]]:
     logger.info("KV memory reserved", extra={"num_blocks": num_blocks, "block_tokens": BLOCK_TOKENS})
     pool = KVPool(model.spec, num_blocks, model.device)
     engine = DecodeEngine(model, pool, backend=settings.attention_backend)
-    passed = finds_needles(engine, resolve(settings.model, weights=True), "int4")
-    return engine, tuple(codec for codec in CODECS if passed or codec != "int4")
+    folder = resolve(settings.model, weights=True)
+    passed = finds_needles(engine, folder, "int4")
+    grammars = GrammarCompiler.of_model(folder, model.spec.vocab_size)
+    return engine, grammars, tuple(codec for codec in CODECS if passed or codec != "int4")
 
 
-async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collection[str], compute: Executor) -> None:
+async def _serve(
+    settings: DecodeSettings,
+    engine: DecodeEngine,
+    grammars: GrammarCompiler,
+    codecs: Collection[str],
+    compute: Executor,
+) -> None:
     scheduler = DecodeScheduler(
         engine, max_running=settings.max_running, max_waiting_tokens=settings.max_waiting_tokens, compute=compute
     )
@@ -58,7 +67,7 @@ async def _serve(settings: DecodeSettings, engine: DecodeEngine, codecs: Collect
     async with AsyncExitStack() as stack:
         stack.push_async_callback(prefill.close)
         store = await stack.enter_async_context(open_store(settings))
-        server = DecodeServer(engine, scheduler, SkeletonLoader(engine.pool, prefill, store), codecs)
+        server = DecodeServer(engine, scheduler, SkeletonLoader(engine.pool, prefill, store), grammars, codecs)
         blocks = engine.pool.allocator
         metrics.KV_BLOCKS_USED.set_function(lambda: blocks.num_blocks - blocks.num_free)
         metrics.expose(settings.host, settings.metrics_port)

@@ -22,7 +22,7 @@ _RANGES = {
 class Sampling:
     """A request's parameters.
 
-    They apply in the order logit bias, penalties, temperature, top-k, top-p, min-p.
+    They apply in the order logit bias, penalties, grammar, temperature, top-k, top-p, min-p.
 
     Attributes:
         temperature: 0 is greedy.
@@ -37,6 +37,7 @@ class Sampling:
             1 is off.
         logit_bias: added, by token id.
         top_logprobs: log probabilities that are told besides the chosen token's; None: not even that one.
+        grammar: that the answer follows, in llguidance's serialised form; empty: none.
     """
 
     temperature: float
@@ -52,6 +53,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     top_logprobs: int | None = None
+    grammar: str = ""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, by name."""
@@ -91,6 +93,7 @@ class Sampling:
             repetition_penalty=message.repetition_penalty or 1.0,
             logit_bias=dict(message.logit_bias),
             top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
+            grammar=message.grammar,
         )
 
     @property

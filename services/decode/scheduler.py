@@ -33,6 +33,7 @@ class Finish(Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    GRAMMAR = "grammar"
 
 
 class Token(NamedTuple):
@@ -212,6 +213,10 @@ class DecodeScheduler:
     def _deliver(self, batch: list[_Running]) -> None:
         for running in batch:
             sequence, finish = running.sequence, _finish(running.sequence)
+            matcher = sequence.answer.matcher
+            if matcher is not None and matcher.failure is not None:
+                self._fail([running], matcher.failure)
+                continue
             token = Token(sequence.answer.number, sequence.last_token, sequence.last_logprobs, finish)
             running.tokens.put_nowait(token)
             if finish is not None and running in self._batch:
@@ -275,4 +280,7 @@ def _finish(sequence: Sequence) -> Finish | None:
     sampling = sequence.answer.sampling
     if sequence.last_token in sampling.stop_token_ids:
         return Finish.STOP
+    matcher = sequence.answer.matcher
+    if matcher is not None and matcher.is_complete:
+        return Finish.LENGTH if matcher.is_cut_short else Finish.GRAMMAR
     return Finish.LENGTH if sequence.answer.num_generated >= sampling.max_tokens else None

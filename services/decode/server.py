@@ -13,6 +13,7 @@ from common.skeleton.selection import CODECS, Selection
 from common.skeleton.spec import SkeletonSpec
 from services.decode.answer import Answer
 from services.decode.engine import DecodeEngine, Sequence
+from services.decode.grammar import GrammarCompiler
 from services.decode.sampling import Sampling
 from services.decode.scheduler import DecodeScheduler, Finish, Token
 from services.decode.skeleton_loader import Order, SkeletonLoader
@@ -21,6 +22,7 @@ _FINISH = {
     None: decode_pb2.FINISH_REASON_UNSPECIFIED,
     Finish.STOP: decode_pb2.FINISH_REASON_STOP,
     Finish.LENGTH: decode_pb2.FINISH_REASON_LENGTH,
+    Finish.GRAMMAR: decode_pb2.FINISH_REASON_GRAMMAR,
 }
 
 Context = grpc.aio.ServicerContext[decode_pb2.GenerateRequest, decode_pb2.GenerateEvent]
@@ -34,12 +36,14 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
         engine: DecodeEngine,
         scheduler: DecodeScheduler,
         loader: SkeletonLoader,
+        grammars: GrammarCompiler,
         codecs: Collection[str] = CODECS,
     ) -> None:
         """Take what a request passes through, and the codecs in which skeletons are taken."""
         self._engine = engine
         self._scheduler = scheduler
         self._loader = loader
+        self._grammars = grammars
         self._codecs = codecs
 
     # A coroutine that writes, not a generator: a cancelled call then unwinds at once.
@@ -57,6 +61,7 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             engine.check(token_ids, selection, sampling, replays.values())
             spec = SkeletonSpec.of(engine.model.spec, token_ids, selection)
             self._check_codec(spec.codec.name)
+            matchers = await self._grammars.matchers(sampling.grammar, sampling.max_tokens, [*replays.values()])
             tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, [*map(len, replays.values())])
             async with self._scheduler.reserve(tokens, len(token_ids), request.priority) as tables:
                 waited, remaining = time.monotonic() - arrived, context.time_remaining()
@@ -66,7 +71,10 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
                 for kv in tables[1:]:
                     engine.pool.share(tables[0], kv)
                 penalised = frozenset(token_ids if sampling.repetition_penalty != 1 else ())
-                answers = [Answer(sampling, penalised, number) for number in replays]
+                answers = [
+                    Answer(sampling, penalised, number, matcher)
+                    for number, matcher in zip(replays, matchers, strict=True)
+                ]
                 position, state = selection.next_position(len(token_ids)), skeleton.hidden_state
                 sequences = [
                     Sequence(position, kv, answer, state, replay=replay, priority=request.priority)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from common.pb import decode_pb2
 from services.gateway.choice import Choice, Piece
 from services.gateway.decode_calls import DecodeCalls
+from services.gateway.tools.calls import joined
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Answer:
             piece = choice.take(event)
             if choice.finish_reason is not None:
                 self._calls.finish(place, event.answer)  # after a stop string, decode would go on
-            if piece.text or piece.logprobs or choice.finish_reason is not None:
+            if not piece.is_empty or choice.finish_reason is not None:
                 yield choice, piece
         self.close()
 
@@ -92,4 +93,5 @@ class Answer:
 
 def _join(pieces: Sequence[Piece]) -> Piece:
     text = "".join(piece.text for piece in pieces)
-    return Piece(text, [entry for piece in pieces for entry in piece.logprobs])
+    logprobs = [entry for piece in pieces for entry in piece.logprobs]
+    return Piece(text, logprobs, joined([delta for piece in pieces for delta in piece.tool_calls]))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class ExactObject(BaseModel):
@@ -93,12 +93,28 @@ class CompletionChoice(_Finished):
     logprobs: CompletionLogprobs | None
 
 
+class CalledFunction(ExactObject):
+    """The function that is called, and its arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(ExactObject):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantMessage(ExactObject):
-    """The answer to a conversation."""
+    """The answer to a conversation; without content where there are only calls."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(_Finished):
@@ -137,11 +153,28 @@ class CompletionDelta(_Delta):
     logprobs: CompletionLogprobs | None
 
 
+class FunctionDelta(ExactObject):
+    """A piece of a call: the name comes first, then the arguments' JSON."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallPiece(ExactObject):
+    """A piece of the call with this index; the first one has its identity."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class MessageDelta(ExactObject):
     """A piece of a message."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallPiece] | None = None
 
 
 class ChatDelta(_Delta):

@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from common.errors import InvalidRequestError, ModelLoadError
 
-ChatMessage = dict[str, str]
+ChatMessage = dict[str, Any]
 
 
 class _GenerationBlock(Extension):
@@ -44,7 +44,12 @@ def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
 
 
 class ChatTemplate:
-    """A model's chat template; `special_tokens` are its variables such as `bos_token`."""
+    """A model's chat template; `special_tokens` are its variables such as `bos_token`.
+
+    Attributes:
+        source: its text.
+        knows_tools: whether it describes tools to the model.
+    """
 
     def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -55,11 +60,19 @@ class ChatTemplate:
         environment.globals.update(helpers)
         try:
             self._template = environment.from_string(source)
+            self.knows_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise ModelLoadError(f"the model's chat template cannot be read: {error}") from error
+        self.source = source
         self._special_tokens = special_tokens
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[dict[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
         """Return the prompt's text, up to where the assistant's words begin unless told otherwise.
 
         Raises InvalidRequestError with the template's own words where it refuses the conversation.
@@ -67,7 +80,7 @@ class ChatTemplate:
         try:
             return self._template.render(
                 messages=list(messages),
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,

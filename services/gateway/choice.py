@@ -8,6 +8,8 @@ from common.pb import decode_pb2
 from services.gateway.detokenizer import Detokenizer
 from services.gateway.stop_strings import StopStrings
 from services.gateway.token_logprobs import HeldLogprobs, TokenLogprob
+from services.gateway.tools.calls import ToolCallDelta
+from services.gateway.tools.parser import ToolCallParser
 
 _FINISH_REASONS = {
     decode_pb2.FINISH_REASON_UNSPECIFIED: None,
@@ -19,10 +21,16 @@ _FINISH_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that has become certain, and the log probabilities of its tokens where they are asked for."""
+    """Text and calls of tools that have become certain, and the log probabilities of their tokens if asked for."""
 
     text: str
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to send."""
+        return not (self.text or self.logprobs or self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,7 @@ class Choice:
         prompt_tokens: of its prompt.
         echo: the prompt's text, where it goes in front of the answer.
         completion_tokens: tokens received, a stop token included.
-        finish_reason: "stop" or "length"; None while it runs.
+        finish_reason: "stop", "length" or "tool_calls"; None while it runs.
         stop_reason: the stop string, or the client's own stop token, that ended it.
     """
 
@@ -61,6 +69,7 @@ class Choice:
         ending: Ending,
         logprobs: HeldLogprobs | None,
         echo: str = "",
+        tools: ToolCallParser | None = None,
     ) -> None:
         self.index = index
         self.prompt_tokens = prompt_tokens
@@ -69,6 +78,7 @@ class Choice:
         self._stop_strings = stop_strings
         self._ending = ending
         self._logprobs = logprobs
+        self._tools = tools
         self._decoded_length = 0  # of the text that the tokens gave
         self._length = 0  # of the text that has gone out
         self.completion_tokens = 0
@@ -90,7 +100,18 @@ class Choice:
         if self.finish_reason is None and event.finish_reason != decode_pb2.FINISH_REASON_UNSPECIFIED:
             text += self._finish(event)
         self._length += len(text)
-        return Piece(text, self._free_logprobs())
+        logprobs = self._free_logprobs()
+        return Piece(text, logprobs) if self._tools is None else self._without_calls(self._tools, text, logprobs)
+
+    def _without_calls(self, tools: ToolCallParser, text: str, logprobs: list[TokenLogprob]) -> Piece:
+        """Return a piece in which calls are no longer text."""
+        content, calls = tools.push(text)
+        if self.finish_reason is not None:
+            rest, last = tools.flush()
+            content, calls = content + rest, calls + last
+        if self.finish_reason == "stop" and tools.num_calls:
+            self.finish_reason = "tool_calls"
+        return Piece(content, logprobs, calls)
 
     def _take_tokens(self, event: decode_pb2.GenerateEvent) -> str:
         """Return the text of an event's tokens, one by one: where an answer ends must not depend on how they came."""

@@ -9,6 +9,7 @@ from services.gateway.stop_strings import StopStrings
 from services.gateway.text_model import Prompt, TextModel
 from services.gateway.token_bytes import TokenBytes
 from services.gateway.token_logprobs import HeldLogprobs
+from services.gateway.tools.request import parser_of
 
 
 class ChoiceFactory:
@@ -26,7 +27,10 @@ class ChoiceFactory:
         ]
 
     def _choice(self, body: GenerationRequest, prompt: Prompt, index: int) -> Choice:
+        tools = parser_of(body, self._model)
         skipped = self._model.special_token_ids if body.skip_special_tokens else frozenset()
+        if tools is not None:
+            skipped -= frozenset(self._model.tool_marker_ids.values())
         context = prompt.token_ids if prompt.continues else ()
         included = body.include_stop_str_in_output
         return Choice(
@@ -37,6 +41,7 @@ class ChoiceFactory:
             Ending(body.stop_token_ids, body.min_tokens, included),
             None if body.num_top_logprobs is None else HeldLogprobs(self._token_bytes),
             self._echo(body, prompt, index // body.n),
+            tools,
         )
 
     def _echo(self, body: GenerationRequest, prompt: Prompt, place: int) -> str:

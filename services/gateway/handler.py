@@ -22,6 +22,8 @@ from services.gateway.schemas import ChatRequest, CompletionRequest, GenerationR
 from services.gateway.shapes import ChatShape, CompletionShape, Shape
 from services.gateway.streaming import EventStreamResponse, unless_disconnected
 from services.gateway.text_model import Prompt, TextModel
+from services.gateway.tools.conversation import conversation
+from services.gateway.tools.request import grammar_of
 
 GenerationT = TypeVar("GenerationT", bound=GenerationRequest)
 
@@ -42,7 +44,7 @@ COMPLETIONS = Endpoint(
 )
 CHAT_COMPLETIONS = Endpoint(
     ChatRequest,
-    lambda model, body: [model.chat_prompt([message.model_dump(exclude_none=True) for message in body.messages])],
+    lambda model, body: [model.chat_prompt(*conversation(body.messages, body.offered_tools, model))],
     ChatShape(),
 )
 
@@ -75,10 +77,11 @@ class RequestHandler:
         context, deadline = context_of(http), self._reader.deadline(http)
         body = await self._reader.read(http, endpoint.schema)
         self._reader.check_model(body.model)
+        grammar = await asyncio.to_thread(grammar_of, body, self._model)
         prompts = await asyncio.to_thread(endpoint.prompts, self._model, body)  # a long prompt takes a second
         for prompt in prompts:
             check_length(body, prompt, self._max_prompt_tokens)
-        requests = plan_all(body, prompts, self._model, self._defaults, context.request_id)
+        requests = plan_all(body, prompts, self._model, self._defaults, context.request_id, grammar)
         choices = self._choices.make(body, prompts)
         calls = await unless_disconnected(http.receive, DecodeCalls.open(self._client, requests, deadline))
 

@@ -25,12 +25,20 @@ def check_length(body: GenerationRequest, prompt: Prompt, max_prompt_tokens: int
 
 
 def plan_all(
-    body: GenerationRequest, prompts: Sequence[Prompt], model: TextModel, defaults: Selection, request_id: str
+    body: GenerationRequest,
+    prompts: Sequence[Prompt],
+    model: TextModel,
+    defaults: Selection,
+    request_id: str,
+    grammar: str = "",
 ) -> list[decode_pb2.GenerateRequest]:
     """Return a request for decode for each prompt; all have the same parameters. Raises as `plan` does."""
     seed = secrets.randbits(64) if body.seed is None else body.seed % 2**64
     names = [request_id] if len(prompts) == 1 else [f"{request_id}-{place}" for place in range(len(prompts))]
-    return [plan(body, prompt, model, defaults, name, seed) for name, prompt in zip(names, prompts, strict=True)]
+    requests = [plan(body, prompt, model, defaults, name, seed) for name, prompt in zip(names, prompts, strict=True)]
+    for request in requests:
+        request.sampling.grammar = grammar
+    return requests
 
 
 def plan(

@@ -3,12 +3,23 @@
 from abc import abstractmethod
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from common.errors import InvalidRequestError
 from services.gateway.fields import LogitBias, MessageText, Prompts, StopStrings
+from services.gateway.parameter_errors import InvalidParameterError
 from services.gateway.selection_options import StructKVOptions
 from services.gateway.strict_body import StrictBody
+from services.gateway.structured import StructuredRequest
+from services.gateway.tools.schemas import (
+    MAX_TOOLS,
+    FunctionDefinition,
+    MessageToolCall,
+    NamedToolChoice,
+    Tool,
+    ToolChoice,
+)
 from services.gateway.unsupported import check_supported, prompt_logprobs_with_echo
 
 MAX_MESSAGES = 2048
@@ -28,7 +39,7 @@ class StreamOptions(StrictBody):
     continuous_usage_stats: bool = False
 
 
-class GenerationRequest(StrictBody):
+class GenerationRequest(StructuredRequest):
     """What both endpoints understand."""
 
     model: str
@@ -117,12 +128,36 @@ class CompletionRequest(GenerationRequest):
 class Message(StrictBody):
     """One message of a conversation."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["content"]}, {"required": ["tool_calls"]}]})
+
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: MessageText
+    content: MessageText | None = None
     name: str | None = None
+    tool_calls: list[MessageToolCall] = Field([], max_length=MAX_TOOLS)
+    tool_call_id: str | None = None
 
 
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+def _speaking(messages: list[Message]) -> list[Message]:
+    for place, message in enumerate(messages):
+        if message.tool_calls and message.role != "assistant":
+            param = f"messages.{place}.tool_calls"
+            raise InvalidRequestError(f"{param}: only an assistant's message has calls", param=param)
+        if message.content is None and not message.tool_calls:
+            param = f"messages.{place}.content"
+            raise InvalidParameterError(f"{param}: required", param=param, openai_code="missing_required_parameter")
+    return messages
+
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(_speaking)]
+
+
+def _distinct(tools: list[Tool]) -> list[Tool]:
+    if len({tool.function.name for tool in tools}) < len(tools):
+        raise PydanticCustomError("tools", "every function needs a name of its own")
+    return tools
+
+
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_distinct)]
 
 
 class ChatRequest(GenerationRequest):
@@ -131,6 +166,38 @@ class ChatRequest(GenerationRequest):
     messages: Messages
     logprobs: bool = False
     top_logprobs: _TopLogprobs = 0
+    tools: Tools = Field([])
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+
+    @property
+    def offered_tools(self) -> list[Tool]:
+        """The tools that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def callable_functions(self) -> list[FunctionDefinition]:
+        """The functions that an answer may call: all that are offered, or the one that it must."""
+        functions = [tool.function for tool in self.offered_tools]
+        if isinstance(self.tool_choice, NamedToolChoice):
+            return [function for function in functions if function.name == self.tool_choice.function.name]
+        return functions
+
+    @property
+    def must_call(self) -> bool:
+        """Whether an answer is calls and nothing else."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedToolChoice)
+
+    @property
+    def may_call_many(self) -> bool:
+        """Whether an answer may have several calls."""
+        return self.parallel_tool_calls and not isinstance(self.tool_choice, NamedToolChoice)
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> "ChatRequest":
+        if self.must_call and not self.callable_functions:
+            raise InvalidRequestError("tool_choice asks for a function that is not in tools", param="tool_choice")
+        return self
 
     @model_validator(mode="after")
     def _check_logprobs(self) -> "ChatRequest":

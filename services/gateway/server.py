@@ -1,6 +1,7 @@
 """The HTTP surface: routes to calls, and what lives as long as the process."""
 
 import importlib.metadata
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,8 +32,10 @@ from services.gateway.routing import WorkerPool
 from services.gateway.schemas import ChatRequest, CompletionRequest
 from services.gateway.service_schemas import Model, ModelList, NotReady, Status, Tokens, TokensText, Version
 from services.gateway.settings import GatewaySettings
-from services.gateway.text_model import load_text_model
+from services.gateway.text_model import TextModel, load_text_model
 from services.gateway.tokenization import DetokenizeRequest, TokenizationHandler, TokenizeRequest
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -42,7 +45,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     """
     name = settings.model_name
     drain = Drain(settings.shutdown_grace_seconds, settings.shutdown_delay_seconds)
-    model = load_text_model(settings.model)
+    model = load_text_model(settings.model).with_tool_format(settings.tool_call_parser)
+    _log_tool_format(model)
     tls = settings.tls
     decode = _pool("decode", settings.decode_workers, settings, tls)
     prefill = _pool("prefill", settings.prefill_workers, settings, tls)
@@ -67,6 +71,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     _add_metrics_route(app)
     publish(app, name)
     return app
+
+
+def _log_tool_format(model: TextModel) -> None:
+    """Say once how calls of tools are written, and whether by the model's own template or in words of ours."""
+    described_by = "chat template" if model.template_knows_tools else "system message"
+    logger.info("tool calls", extra={"format": model.tool_format.name, "described_by": described_by})
 
 
 def _add_middleware(app: FastAPI, settings: GatewaySettings, drain: Drain) -> None:

@@ -8,6 +8,7 @@ from common.model.source import served_name
 from common.settings import Addresses, Port, ServiceSettings
 from common.skeleton.selection import METHODS, Selection
 from services.gateway.endpoint import EndpointSettings
+from services.gateway.tools.formats import FormatName
 
 _DEFAULTS = Selection()
 
@@ -55,6 +56,10 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
         _DEFAULTS.struct_retention, gt=0, le=1, description="share of tokens that deep layers see"
     )
     floor_tokens: int = Field(_DEFAULTS.floor_tokens, ge=0, description="prompts up to this length stay whole")
+
+    tool_call_parser: FormatName = Field(
+        "auto", description="form of the model's calls of tools; auto reads it from the chat template"
+    )
 
     request_timeout_seconds: float = Field(
         600.0, gt=0, description="a request's time, queueing included; a client may ask for less"

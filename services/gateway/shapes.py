@@ -7,6 +7,7 @@ from typing import ClassVar
 from services.gateway.choice import Choice, Piece
 from services.gateway.logprob_shapes import JsonObject, chat_logprobs, completion_logprobs
 from services.gateway.token_logprobs import TokenLogprob
+from services.gateway.tools.calls import ToolCallDelta
 
 
 class Shape(ABC):
@@ -88,7 +89,9 @@ class ChatShape(Shape):
 
     def whole(self, choice: Choice, whole: Piece) -> JsonObject:
         """Return the choice with its message."""
-        message = {"role": "assistant", "content": whole.text, "refusal": None}
+        message: JsonObject = {"role": "assistant", "content": whole.text, "refusal": None}
+        if whole.tool_calls:
+            message |= {"content": whole.text or None, "tool_calls": [_whole_call(call) for call in whole.tool_calls]}
         return self._finished(choice, {"message": message}, self._logprobs_of_all(choice, whole))
 
     def opening(self, choice: Choice) -> JsonObject:
@@ -97,7 +100,10 @@ class ChatShape(Shape):
 
     def delta(self, choice: Choice, piece: Piece) -> JsonObject:
         """Return a delta with a piece of text."""
-        return self._going_on(choice, {"delta": {"content": piece.text}}, piece.logprobs)
+        delta: JsonObject = {} if piece.tool_calls and not piece.text else {"content": piece.text}
+        if piece.tool_calls:
+            delta["tool_calls"] = [_call_delta(call) for call in piece.tool_calls]
+        return self._going_on(choice, {"delta": delta}, piece.logprobs)
 
     def closing(self, choice: Choice) -> JsonObject:
         """Return an empty delta with the reason."""
@@ -106,3 +112,14 @@ class ChatShape(Shape):
     def logprobs(self, entries: Sequence[TokenLogprob]) -> JsonObject:
         """Return an object for each token."""
         return chat_logprobs(entries)
+
+
+def _whole_call(call: ToolCallDelta) -> JsonObject:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.identity, "type": "function", "function": function}
+
+
+def _call_delta(call: ToolCallDelta) -> JsonObject:
+    if call.identity is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    return {"index": call.index, **_whole_call(call)}

@@ -97,7 +97,7 @@ async def _chunks(answer: Answer, envelope: Envelope, options: StreamOptions) ->
             yield envelope.chunk(opening, **_usage_so_far(answer, envelope, choice, options))
     async for choice, piece in answer.pieces():
         usage = _usage_so_far(answer, envelope, choice, options)
-        if piece.text or piece.logprobs:
+        if not piece.is_empty:
             yield envelope.chunk(shape.delta(choice, piece), **usage)
         if choice.finish_reason is not None:
             num_running -= 1

@@ -1,9 +1,8 @@
 """The part of a model that knows text: its tokenizer, its chat template and the numbers a request is checked by."""
 
-import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,12 @@ from tokenizers import Tokenizer
 
 from common.errors import InvalidRequestError, ModelLoadError
 from common.model.source import resolve
+from common.model.tokenizer_files import eos_token_ids, read_json
 from services.gateway.chat_template import ChatMessage, ChatTemplate
 from services.gateway.detokenizer import special_token_ids
+from services.gateway.tools.formats import HERMES, FormatName, ToolFormat, format_of
+
+Tools = Sequence[dict[str, Any]] | None
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -43,6 +46,7 @@ class TextModel:
         vocab_size: ids from 0 up to it, not included, exist.
         eos_token_ids: tokens that end an answer.
         special_token_ids: tokens that are not text.
+        tool_format: how the model writes calls of tools.
     """
 
     tokenizer: Tokenizer
@@ -51,6 +55,7 @@ class TextModel:
     vocab_size: int
     eos_token_ids: tuple[int, ...]
     special_token_ids: frozenset[int] = frozenset()
+    tool_format: ToolFormat = HERMES
 
     def completion_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         """Tokenise a text, with the tokens the model wants at its start; check token ids and take them as they are."""
@@ -60,20 +65,36 @@ class TextModel:
             self.check_token_id(token_id, "prompt")
         return Prompt(list(prompt), continues=True)
 
-    def chat_prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+    @property
+    def template_knows_tools(self) -> bool:
+        """Whether the chat template describes tools to the model."""
+        return self.chat_template is not None and self.chat_template.knows_tools
+
+    @property
+    def tool_marker_ids(self) -> dict[str, int]:
+        """The markers of calls that are special tokens."""
+        markers = {marker: self.tokenizer.token_to_id(marker) for marker in self.tool_format.all_markers}
+        return {marker: token for marker, token in markers.items() if token in self.special_token_ids}
+
+    def with_tool_format(self, name: FormatName) -> "TextModel":
+        """Return the model with the form of this name, or the one that its chat template shows."""
+        template = "" if self.chat_template is None else self.chat_template.source
+        return replace(self, tool_format=format_of(template, name))
+
+    def chat_prompt(self, messages: Sequence[ChatMessage], tools: Tools = None) -> Prompt:
         """Render and tokenise a conversation; count the template's closing tokens."""
         template = self._template()
-        text = template.render(messages)
+        text = template.render(messages, tools)
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        closing = _closing_text(template, messages)
+        closing = _closing_text(template, messages, tools)
         if not closing or not text.endswith(closing):
             return Prompt(encoding.ids)
         first_closing = encoding.char_to_token(len(text) - len(closing))
         return Prompt(encoding.ids, 0 if first_closing is None else len(encoding) - first_closing)
 
-    def chat_text(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
+    def chat_text(self, messages: Sequence[ChatMessage], tools: Tools = None, *, add_generation_prompt: bool) -> str:
         """Render a conversation, up to where the assistant's words begin if they are to come next."""
-        return self._template().render(messages, add_generation_prompt=add_generation_prompt)
+        return self._template().render(messages, tools, add_generation_prompt=add_generation_prompt)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return a text's tokens, possibly with those the model wants at its start; none for no text."""
@@ -98,13 +119,13 @@ class TextModel:
             )
 
 
-def _closing_text(template: ChatTemplate, messages: Sequence[ChatMessage]) -> str:
+def _closing_text(template: ChatTemplate, messages: Sequence[ChatMessage], tools: Tools) -> str:
     """Return what the template writes after the last message's content.
 
     A marker takes the content's place, for the content itself may be as short as a word of the template.
     """
     marker = uuid.uuid4().hex
-    rendered = template.render([*messages[:-1], {**messages[-1], "content": marker}])
+    rendered = template.render([*messages[:-1], {**messages[-1], "content": marker}], tools)
     before, _, closing = rendered.rpartition(marker)
     return closing if before else ""
 
@@ -112,7 +133,7 @@ def _closing_text(template: ChatTemplate, messages: Sequence[ChatMessage]) -> st
 def load_text_model(model: str) -> TextModel:
     """Read a model's text side from its folder. Raises ModelLoadError that names the file at fault."""
     folder = resolve(model, weights=False)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     inner = config.get("text_config") or config
     context_tokens = inner.get("max_position_embeddings") or config.get("max_position_embeddings")
     if not isinstance(context_tokens, int):
@@ -124,21 +145,9 @@ def load_text_model(model: str) -> TextModel:
         chat_template=_load_chat_template(folder),
         context_tokens=context_tokens,
         vocab_size=vocab_size,
-        eos_token_ids=_eos_token_ids(folder, config, inner),
+        eos_token_ids=eos_token_ids(folder),
         special_token_ids=special_token_ids(tokenizer),
     )
-
-
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    if optional and not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(f"{path} does not hold a JSON object")
-    return content
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:
@@ -155,7 +164,7 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _load_chat_template(folder: Path) -> ChatTemplate | None:
-    config = _read_json(folder / "tokenizer_config.json", optional=True)
+    config = read_json(folder / "tokenizer_config.json", optional=True)
     path = folder / "chat_template.jinja"
     source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
     if isinstance(source, list):  # several named templates
@@ -169,12 +178,3 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     entries = {name: config.get(name) for name in _SPECIAL_TOKENS}
     contents = {name: entry["content"] if isinstance(entry, dict) else entry for name, entry in entries.items()}
     return {name: content for name, content in contents.items() if isinstance(content, str)}
-
-
-def _eos_token_ids(folder: Path, config: dict[str, Any], inner: dict[str, Any]) -> tuple[int, ...]:
-    generation = _read_json(folder / "generation_config.json", optional=True)
-    for source in (generation, config, inner):
-        found = source.get("eos_token_id")
-        if found is not None:
-            return tuple(found) if isinstance(found, list) else (found,)
-    return ()

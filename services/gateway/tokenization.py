@@ -3,14 +3,15 @@
 import asyncio
 
 from fastapi import Request
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from common.errors import InvalidRequestError
 from services.gateway.logprob_shapes import JsonObject
 from services.gateway.reader import RequestReader
-from services.gateway.schemas import Messages
+from services.gateway.schemas import Messages, Tools
 from services.gateway.strict_body import StrictBody
 from services.gateway.text_model import TextModel
+from services.gateway.tools.conversation import conversation
 
 
 class TokenizeRequest(StrictBody):
@@ -21,6 +22,7 @@ class TokenizeRequest(StrictBody):
     model: str | None = None
     prompt: str | None = None
     messages: Messages | None = None
+    tools: Tools = Field([])
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     return_token_strs: bool = False
@@ -35,8 +37,8 @@ class TokenizeRequest(StrictBody):
         """Return the tokens. A chat template writes its special tokens itself, so only a text gets them by default."""
         text, add_special_tokens = self.prompt, self.messages is None
         if self.messages is not None:
-            messages = [message.model_dump(exclude_none=True) for message in self.messages]
-            text = model.chat_text(messages, add_generation_prompt=self.add_generation_prompt)
+            messages, tools = conversation(self.messages, self.tools, model)
+            text = model.chat_text(messages, tools, add_generation_prompt=self.add_generation_prompt)
         if self.add_special_tokens is not None:
             add_special_tokens = self.add_special_tokens
         return model.encode(text or "", add_special_tokens=add_special_tokens)

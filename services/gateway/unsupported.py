@@ -22,6 +22,9 @@ class Unsupported:
 
 _TEMPLATE = "conversations are rendered with the model's own chat template"
 
+_ONLY_CHATS = "only /v1/chat/completions has tools"
+_DEPRECATED = "OpenAI has replaced it by tools and tool_choice"
+
 UNSUPPORTED: dict[str, Unsupported] = {
     "echo": Unsupported((False,), "only /v1/completions echoes its prompt"),
     "suffix": Unsupported(("",), "the model continues a text, it does not fill in"),
@@ -37,16 +40,11 @@ UNSUPPORTED: dict[str, Unsupported] = {
     "documents": Unsupported(([],), _TEMPLATE),
     "add_generation_prompt": Unsupported((True,), "the assistant speaks next"),
     "continue_final_message": Unsupported((False,), "the assistant begins a message of its own"),
-    "tools": Unsupported(([],)),
-    "tool_choice": Unsupported(("none", "auto")),
-    "functions": Unsupported(([],)),
-    "function_call": Unsupported(("none", "auto")),
-    "response_format": Unsupported(({"type": "text"},)),
-    "structured_outputs": Unsupported(),
-    "guided_json": Unsupported(),
-    "guided_regex": Unsupported(),
-    "guided_choice": Unsupported(),
-    "guided_grammar": Unsupported(),
+    "tools": Unsupported(([],), _ONLY_CHATS),
+    "tool_choice": Unsupported(("none", "auto"), _ONLY_CHATS),
+    "functions": Unsupported(([],), _DEPRECATED),
+    "function_call": Unsupported(("none", "auto"), _DEPRECATED),
+    "guided_whitespace_pattern": Unsupported((), "white space in JSON is bounded by this service"),
     "modalities": Unsupported((["text"],), "answers are text"),
     "audio": Unsupported((), "answers are text"),
 }

@@ -12,8 +12,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from llguidance import LLTokenizer
 
 from common.errors import StructKVError
+from common.model.source import resolve
 from common.pb import decode_pb2, decode_pb2_grpc
 from common.rpc import bind, error_boundary
 from common.settings import DEFAULT_MODEL
@@ -179,6 +181,12 @@ StartGateway = Callable[..., Awaitable[Gateway]]
 @pytest.fixture(scope="session")
 def text_model() -> TextModel:
     return load_text_model(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="session")
+def grammar_tokenizer() -> LLTokenizer:
+    """Return the same model's tokenizer as llguidance has it, to judge grammars by."""
+    return LLTokenizer((resolve(DEFAULT_MODEL, weights=False) / "tokenizer.json").read_text(), eos_token=[2])
 
 
 @pytest.fixture

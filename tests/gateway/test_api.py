@@ -321,8 +321,6 @@ async def test_the_newer_name_for_max_tokens_wins(gateway: Gateway) -> None:
         ({"metadata": {"a": 5}}, "metadata.a"),
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
         ({"presence_penalty": 2.1}, "presence_penalty"),
         ({"frequency_penalty": -2.1}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),

@@ -1,0 +1,100 @@
+"""Grammars that an answer follows, in llguidance's serialised form: what is compiled at all. Needs no torch.
+
+A grammar is a client's. Some are deeper than a thread's stack or take minutes to compile, which none of llguidance's
+own limits prevents, so what makes them so is counted before it sees them.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits
+
+from common.errors import InvalidRequestError
+
+MAX_GRAMMAR_BYTES = 256 * 1024
+_MAX_RULES = 1000
+_MAX_REFERENCES = 1000
+_MAX_MULTIPLE = 100_000
+_MAX_REASON_CHARACTERS = 500
+
+LIMITS = LLParserLimits(verbose_errors=False, max_lexer_states=50_000)
+"""Of one answer's matcher: its states take up to 2 kB each."""
+
+
+def check_grammar(grammar: str, param: str | None = None) -> None:
+    """Raise InvalidRequestError, naming `param`, for a grammar that is wrong, unsupported or too large."""
+    try:
+        check_cost(grammar)
+        failed, reasons = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
+        if failed:
+            raise InvalidRequestError(reason_of(reasons[0]))
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{param}: {error}" if param else str(error), param=param) from None
+
+
+def reason_of(message: str) -> str:
+    """Return llguidance's message on one line, without end."""
+    return " ".join(message.split())[:_MAX_REASON_CHARACTERS]
+
+
+def check_cost(grammar: str) -> None:
+    """Raise InvalidRequestError for a grammar that must not be given to llguidance."""
+    if len(grammar) > MAX_GRAMMAR_BYTES:
+        raise InvalidRequestError(f"the grammar is larger than {MAX_GRAMMAR_BYTES} bytes")
+    for entry in _entries(grammar):
+        _check_lark(entry.get("lark_grammar") or "")
+        _check_schema(entry.get("json_schema"))
+
+
+def _entries(grammar: str) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(grammar)["grammars"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InvalidRequestError("the grammar is not in llguidance's serialised form") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InvalidRequestError("the grammar is not in llguidance's serialised form")
+    return entries
+
+
+def _check_lark(lark: object) -> None:
+    if not isinstance(lark, str):
+        raise InvalidRequestError("a Lark grammar must be text")
+    if "%json" in lark:
+        raise InvalidRequestError("%json inside a Lark grammar is not supported; use a JSON schema instead")
+    # Every rule has a colon, so no chain of rules is longer.
+    if lark.count(":") > _MAX_RULES:
+        raise InvalidRequestError(f"a grammar may have {_MAX_RULES} rules, counted by their colons")
+
+
+def _check_schema(schema: object) -> None:
+    references, multiples = 0, list[Fraction]()
+    for node in _objects(schema):
+        references += "$ref" in node
+        multiple = node.get("multipleOf")
+        if isinstance(multiple, int | float) and 0 < multiple < math.inf:  # llguidance says what is wrong with others
+            multiples.append(Fraction(str(multiple)))
+    if references > _MAX_REFERENCES:
+        raise InvalidRequestError(f"a JSON schema may have {_MAX_REFERENCES} $ref")
+    if _common_multiple(multiples) > _MAX_MULTIPLE:
+        raise InvalidRequestError(f"the common multiple of all multipleOf, as whole numbers, is over {_MAX_MULTIPLE}")
+
+
+def _objects(schema: object) -> Iterator[dict[str, Any]]:
+    """Yield every object in a schema, without recursion."""
+    pending = [schema]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            yield node
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
+
+
+def _common_multiple(values: list[Fraction]) -> int:
+    """Return how many remainders there are of all values together: each is a state of the compiled form."""
+    unit = math.lcm(*(value.denominator for value in values))
+    return math.lcm(*(int(value * unit) for value in values))

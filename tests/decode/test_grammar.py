@@ -1,0 +1,227 @@
+"""Answers that follow a grammar, by a real decode worker with a random model: only the grammar makes sense of them."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import grpc
+import jsonschema
+import pytest
+from llguidance import LLParserLimits
+from tokenizers import Tokenizer
+
+from common.model.decoder import DecoderModel
+from common.pb import decode_pb2
+from services.decode.grammar import GrammarCompiler
+from tests.conftest import StartWorkers, Workers
+from tests.families import tiny_model
+from tests.tiny_tokenizer import EOS, TINY_VOCAB_SIZE, write_tiny_tokenizer
+
+PROMPT = [3 + (i * i * 31 + i * 7) % 250 for i in range(60)]
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer", "minimum": 0},
+        "tags": {"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 1},
+        "next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+
+
+def schema_grammar(schema: object) -> str:
+    return json.dumps({"grammars": [{"json_schema": schema}]})
+
+
+def regex_grammar(regex: str) -> str:
+    return json.dumps({"grammars": [{"lark_grammar": f"start: /{regex}/"}]})
+
+
+@pytest.fixture(scope="module")
+def model() -> DecoderModel:
+    return DecoderModel(tiny_model("llama", vocab_size=TINY_VOCAB_SIZE), "tiny-bytes")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokens")
+    write_tiny_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture
+async def workers(model: DecoderModel, folder: Path, start_workers: StartWorkers) -> Workers:
+    return await start_workers(model, grammars=GrammarCompiler.of_model(folder, TINY_VOCAB_SIZE))
+
+
+def request(workers: Workers, grammar: str, max_tokens: int = 150, **sampling: object) -> decode_pb2.GenerateRequest:
+    options: dict[str, object] = {"temperature": 1.0, "stop_token_ids": [EOS], "grammar": grammar}
+    return workers.request(PROMPT, max_tokens, **(options | sampling))
+
+
+def tokens_of(events: list[decode_pb2.GenerateEvent], answer: int = 0) -> list[int]:
+    return [token for event in events if event.answer == answer for token in event.token_ids]
+
+
+@pytest.mark.parametrize("max_tokens", [60, 150])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 0.0},
+        {},
+        {"top_k": 3, "repetition_penalty": 1.3},
+        {"top_p": 0.5, "min_p": 0.1, "frequency_penalty": 2.0, "logit_bias": {5: 100.0}, "top_logprobs": 2},
+    ],
+)
+async def test_an_answer_validates_however_it_is_sampled(
+    sampling: dict[str, object], max_tokens: int, workers: Workers, tokenizer: Tokenizer
+) -> None:
+    for seed in range(5):
+        events = await workers.generate(
+            request(workers, schema_grammar(PERSON), max_tokens, **(sampling | {"seed": seed}))
+        )
+        assert events[-1].finish_reason != decode_pb2.FINISH_REASON_UNSPECIFIED
+        jsonschema.validate(json.loads(tokenizer.decode(tokens_of(events))), PERSON)
+
+
+async def test_a_complete_grammar_ends_the_answer_with_its_last_token(workers: Workers, tokenizer: Tokenizer) -> None:
+    events = await workers.generate(request(workers, regex_grammar("[a-f]{3}-[0-9]{2}")))
+    assert re.fullmatch("[a-f]{3}-[0-9]{2}", tokenizer.decode(tokens_of(events), skip_special_tokens=False))
+    assert events[-1].finish_reason == decode_pb2.FINISH_REASON_GRAMMAR
+
+
+async def test_a_stop_token_ends_the_answer_only_where_the_grammar_may_end(
+    workers: Workers, tokenizer: Tokenizer
+) -> None:
+    wish = request(workers, regex_grammar("[a-f]{2}[0-9]*"), logit_bias={EOS: 100.0})
+    tokens = await workers.tokens(wish)
+    assert tokens[-1] == EOS
+    assert re.fullmatch("[a-f]{2}", tokenizer.decode(tokens[:-1]))
+
+
+async def test_ignore_eos_and_min_tokens_hold_back_the_end_while_anything_else_is_allowed(
+    workers: Workers, tokenizer: Tokenizer
+) -> None:
+    for wish in ({"stop_token_ids": []}, {"min_tokens": 20}):
+        events = await workers.generate(
+            request(workers, regex_grammar("[a-f]{2}[0-9]*"), 20, logit_bias={EOS: 100.0}, **wish)
+        )
+        assert re.fullmatch("[a-f]{2}[0-9]{18}", tokenizer.decode(tokens_of(events)))
+        assert events[-1].finish_reason == decode_pb2.FINISH_REASON_LENGTH
+        events = await workers.generate(request(workers, regex_grammar("[a-f]{2}"), 20, **wish))
+        assert re.fullmatch("[a-f]{2}", tokenizer.decode(tokens_of(events)))
+        assert events[-1].finish_reason == decode_pb2.FINISH_REASON_GRAMMAR
+
+
+async def test_an_answer_is_whole_although_max_tokens_are_short(workers: Workers, tokenizer: Tokenizer) -> None:
+    endless = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    events = await workers.generate(request(workers, schema_grammar(endless), 100, logit_bias={40: 50.0}))
+    tokens = tokens_of(events)
+    assert len(tokens) == 100
+    assert len(json.loads(tokenizer.decode(tokens))["text"]) > 50
+    assert events[-1].finish_reason == decode_pb2.FINISH_REASON_LENGTH, "the model would have gone on"
+
+
+async def test_an_answer_that_nothing_could_make_whole_is_cut(workers: Workers, tokenizer: Tokenizer) -> None:
+    events = await workers.generate(request(workers, regex_grammar("[a-f]{90}"), 40))
+    assert re.fullmatch("[a-f]{40}", tokenizer.decode(tokens_of(events)))
+    assert events[-1].finish_reason == decode_pb2.FINISH_REASON_LENGTH
+
+
+@pytest.mark.parametrize("max_tokens", [60, 150])
+async def test_an_answer_goes_on_from_tokens_chosen_elsewhere(max_tokens: int, workers: Workers) -> None:
+    for seed in range(4):
+        wish = request(workers, schema_grammar(PERSON), max_tokens, seed=seed)
+        whole = await workers.generate(wish)
+        tokens = tokens_of(whole)
+        for delivered in {1, len(tokens) // 2, len(tokens) - 10, len(tokens) - 1}:
+            again = request(workers, schema_grammar(PERSON), max_tokens, seed=seed)
+            again.answers.add(token_ids=tokens[:delivered])
+            events = await workers.generate(again)
+            assert tokens_of(events) == tokens[delivered:]
+            assert events[-1].finish_reason == whole[-1].finish_reason
+    await workers.until_idle()
+
+
+async def test_answers_of_one_prompt_each_have_their_own_way(workers: Workers, tokenizer: Tokenizer) -> None:
+    wish = request(workers, schema_grammar(PERSON), seed=5)
+    wish.answers.extend([decode_pb2.AnswerSoFar() for _ in range(3)])
+    events = await workers.generate(wish)
+    for number in range(3):
+        alone = await workers.tokens(request(workers, schema_grammar(PERSON), seed=5 + number))
+        assert tokens_of(events, number) == alone
+        jsonschema.validate(json.loads(tokenizer.decode(alone)), PERSON)
+
+
+async def test_others_in_the_batch_are_not_changed(workers: Workers) -> None:
+    plain = workers.request(PROMPT, 100, temperature=1.0, seed=3)
+    alone = await workers.tokens(plain)
+    together, _ = await asyncio.gather(
+        workers.tokens(plain), workers.tokens(request(workers, schema_grammar(PERSON), 100))
+    )
+    assert together == alone
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reason"),
+    [
+        ("nonsense", "serialised form"),
+        (schema_grammar({"not": {"type": "string"}}), r'Unimplemented keys: \["not"\]'),
+        (regex_grammar("[a-z"), "unclosed character class"),
+        (json.dumps({"grammars": [{"lark_grammar": "start: <|nowhere|>"}]}), "unknown special token"),
+        (json.dumps({"grammars": [{"lark_grammar": "start: r0\n" + "r: r\n" * 2000}]}), "1000 rules"),
+        (regex_grammar("a" * 300_000), "larger than"),
+    ],
+)
+async def test_a_grammar_that_cannot_be_compiled_is_refused(grammar: str, reason: str, workers: Workers) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match=reason) as refused:
+        await workers.tokens(request(workers, grammar))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert workers.prefill.num_jobs == 0
+    await workers.until_idle()
+
+
+@pytest.mark.parametrize("text", ["xyz", "ab-12", "ab-12c"])
+async def test_an_answer_so_far_that_does_not_follow_the_grammar_is_refused(
+    text: str, workers: Workers, tokenizer: Tokenizer
+) -> None:
+    wish = request(workers, regex_grammar("[a-f]{2}-[0-9]{2}"))
+    wish.answers.add(token_ids=tokenizer.encode(text).ids)
+    with pytest.raises(grpc.aio.AioRpcError, match="does not follow the grammar") as refused:
+        await workers.tokens(wish)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_model_without_a_tokenizer_refuses_grammars_with_the_reason(
+    model: DecoderModel, tmp_path: Path, start_workers: StartWorkers
+) -> None:
+    workers = await start_workers(model, grammars=GrammarCompiler.of_model(tmp_path, TINY_VOCAB_SIZE))
+    with pytest.raises(grpc.aio.AioRpcError, match=r"has no tokenizer\.json") as refused:
+        await workers.tokens(request(workers, regex_grammar("a")))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(await workers.tokens(workers.request(PROMPT, 5))) == 5
+
+
+async def test_a_grammar_that_becomes_too_complex_fails_its_own_answer_alone(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.decode.grammar.LIMITS", LLParserLimits(max_lexer_states=100, verbose_errors=False))
+    grammar = regex_grammar("(.*[a-f].{14}x|.*[a-e].{13}y)")
+    plain = workers.request(PROMPT, 100, temperature=1.0, seed=3)
+    alone = await workers.tokens(plain)
+    complex_answer, together = await asyncio.gather(
+        workers.tokens(request(workers, grammar, 400)), workers.tokens(plain), return_exceptions=True
+    )
+    assert together == alone
+    assert isinstance(complex_answer, grpc.aio.AioRpcError)
+    assert "the grammar failed" in (complex_answer.details() or "")
+    assert complex_answer.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await workers.until_idle()
