@@ -21,7 +21,6 @@ REASONS = (
     "needs a container engine",
     "needs a GPU",
     "needs a model from a hub",
-    "needs certificates of yours",
     "installs, or takes minutes",
 )
 _COMMENT = re.compile(r"<!-- (?P<mode>not run|planned|ready at|running): (?P<said>.+) -->\s*")
