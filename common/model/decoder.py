@@ -1,8 +1,8 @@
 """A decoder-only transformers model, driven layer by layer.
 
-The layers, norms, experts and rotary embeddings are transformers' own; only the loop over them is ours. Whether
-the loop does what the model's own forward does is checked at load, so an architecture that needs something more
-is refused instead of served wrongly.
+The layers, norms, experts and rotary embeddings are transformers' own; only the loop over them is ours, and on a CPU
+the layers of Llama's shape are called by a shorter way. Whether this does what the model's own forward does is
+checked at load, so an architecture that needs something more is refused instead of served wrongly.
 """
 
 import logging
@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.errors import ModelLoadError
 from common.model.attention import IMPLEMENTATION, LayerAttention, causal_attention
+from common.model.direct_layer import direct_layers
 from common.model.linear import quicken
 from common.model.precision import choose_dtype
 from common.model.source import fingerprint, resolve
@@ -72,6 +73,7 @@ class DecoderModel:
         self._rotary_by_type = hasattr(self._decoder.rotary_emb, "layer_types")
         self._rotary_per_row = _rope_types(self._config) & set(_LENGTH_DEPENDENT_ROPE)
         quicken(self._model)
+        self._direct = direct_layers(self._decoder.layers, self.device)
         self._verify()
 
     @property
@@ -108,6 +110,8 @@ class DecoderModel:
     @torch.inference_mode()
     def layer(self, layer: int, hidden: Tensor, rotary: Rotary, positions: Tensor, attention: LayerAttention) -> Tensor:
         """Run one decoder layer over hidden states [B, T, D] at positions [B, T]."""
+        if self._direct is not None:
+            return self._direct[layer](hidden, rotary[self._layer_types[layer]], attention)
         output: Tensor = self._decoder.layers[layer](
             hidden,
             attention_mask=None,
@@ -127,9 +131,21 @@ class DecoderModel:
             logits = torch.tanh(logits / softcap) * softcap
         return logits.float()
 
-    @torch.inference_mode()
     def _verify(self) -> None:
-        """Compare the driven layers, fed in two chunks, with the model's own forward on a few tokens."""
+        """Refuse a model that is not driven faithfully; if it is the shorter way that is not, take the longer one."""
+        error, tolerance = self._deviation()
+        if not error <= tolerance and self._direct is not None:
+            logger.warning("layers are called through transformers", extra={"error": error, "tolerance": tolerance})
+            self._direct = None
+            error, tolerance = self._deviation()
+        if not error <= tolerance:
+            raise ModelLoadError(
+                f"{self._config.model_type} is not driven faithfully: logits differ by {error:.3g} from its own forward"
+            )
+
+    @torch.inference_mode()
+    def _deviation(self) -> tuple[float, float]:
+        """Return by how much the driven layers, fed in two chunks, differ from the model's own forward, and may."""
         # Spread over the vocabulary: its first ids are special tokens, on which rounding errors grow.
         token_ids = (torch.arange(_PROBE_TOKENS, device=self.device)[None] + 1) * 7919 % self.spec.vocab_size
         self._model.set_attn_implementation("sdpa")
@@ -144,11 +160,7 @@ class DecoderModel:
                 part = {kind: (cos[:, chunk], sin[:, chunk]) for kind, (cos, sin) in rotary.items()}
                 hidden[:, chunk] = self.layer(layer, hidden[:, chunk], part, positions[:, chunk], attention)
         error = (self.logits(hidden[0]) - expected).abs().max().item()
-        tolerance = 200 * torch.finfo(self.spec.dtype).eps * max(1.0, expected.abs().max().item())
-        if not error <= tolerance:
-            raise ModelLoadError(
-                f"{self._config.model_type} is not driven faithfully: logits differ by {error:.3g} from its own forward"
-            )
+        return error, 200 * torch.finfo(self.spec.dtype).eps * max(1.0, expected.abs().max().item())
 
 
 class _ProbeAttention:
