@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from common.errors import InvalidRequestError
@@ -125,10 +126,20 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
 
+_WITH_CONTENT: JsonDict = {
+    "properties": {"content": {"type": ["string", "array"]}, "tool_calls": {"type": ["null", "array"], "maxItems": 0}},
+    "required": ["content"],
+}
+_WITH_CALLS: JsonDict = {
+    "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
+    "required": ["tool_calls"],
+}
+
+
 class Message(StrictBody):
     """One message of a conversation."""
 
-    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["content"]}, {"required": ["tool_calls"]}]})
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_WITH_CONTENT, _WITH_CALLS]})
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: MessageText | None = None

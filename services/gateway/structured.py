@@ -3,6 +3,7 @@
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from common.errors import InvalidRequestError
 from services.gateway.strict_body import StrictBody
@@ -22,6 +23,15 @@ class JsonSchemaFormat(StrictBody):
 class ResponseFormat(StrictBody):
     """OpenAI's `response_format`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"type": {"enum": ["text", "json_object"]}, "json_schema": {"type": "null"}}},
+                {"properties": {"type": {"const": "json_schema"}}, "required": ["json_schema"]},
+            ]
+        }
+    )
+
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
 
@@ -38,7 +48,7 @@ class ResponseFormat(StrictBody):
 class StructuredOutputs(StrictBody):
     """vLLM's `structured_outputs`: exactly one of these. Its options that are not served are refused, as unknown."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     json_: JsonSchema | str | None = Field(None, alias="json")
     regex: str | None = Field(None, min_length=1)
@@ -57,14 +67,17 @@ class StructuredOutputs(StrictBody):
 
 
 class StructuredRequest(StrictBody):
-    """The fields of a body by which an answer's form is asked for: one of them, at most."""
+    """The fields of a body by which an answer's form is asked for: one of them, at most.
+
+    Those that vLLM has given up (`guided_*`) are understood, but not published.
+    """
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: JsonSchema | str | None = None
-    guided_regex: str | None = Field(None, min_length=1)
-    guided_choice: list[str] | None = Field(None, min_length=1)
-    guided_grammar: str | None = Field(None, min_length=1)
+    guided_json: SkipJsonSchema[JsonSchema | str | None] = None
+    guided_regex: SkipJsonSchema[str | None] = Field(None, min_length=1)
+    guided_choice: SkipJsonSchema[list[str] | None] = Field(None, min_length=1)
+    guided_grammar: SkipJsonSchema[str | None] = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _check_one_form(self) -> Self:

@@ -9,7 +9,9 @@ from pydantic import BaseModel
 from services.gateway import errors, parameter_errors
 from services.gateway.schemas import ChatRequest, CompletionRequest, GenerationRequest, Message, StreamOptions
 from services.gateway.selection_options import StructKVOptions
+from services.gateway.structured import JsonSchemaFormat, ResponseFormat, StructuredOutputs
 from services.gateway.tokenization import DetokenizeRequest, TokenizeRequest
+from services.gateway.tools.schemas import FunctionDefinition
 from services.gateway.unsupported import UNSUPPORTED
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +28,8 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def fields(model: type[BaseModel], *others: type[BaseModel]) -> set[str]:
-    return set(model.model_fields) - {name for other in others for name in other.model_fields}
+    names = {field.alias or name for name, field in model.model_fields.items()}
+    return names - {name for other in others for name in other.model_fields}
 
 
 TABLES = {
@@ -34,6 +37,10 @@ TABLES = {
     "Completions only": fields(CompletionRequest, GenerationRequest),
     "Chat only": fields(ChatRequest, GenerationRequest),
     "Fields of a message": fields(Message),
+    "Fields of `response_format`": fields(ResponseFormat),
+    "Fields of `json_schema`": fields(JsonSchemaFormat),
+    "Fields of `structured_outputs`": fields(StructuredOutputs),
+    "Fields of a function": fields(FunctionDefinition),
     "Fields of `stream_options`": fields(StreamOptions),
     "Fields of `structkv`": fields(StructKVOptions),
     "/tokenize": fields(TokenizeRequest),

@@ -49,6 +49,14 @@ async def test_a_conversation_has_the_tokens_that_chat_completions_sends(gateway
     assert list(gateway.decode.request.prompt_token_ids) == tokens
 
 
+async def test_a_conversation_with_tools(gateway: Gateway) -> None:
+    tools = [{"type": "function", "function": {"name": "get_weather"}}]
+    tokens = (await tokenize(gateway, messages=MESSAGES, tools=tools)).json()["tokens"]
+    assert len(tokens) > len((await tokenize(gateway, messages=MESSAGES)).json()["tokens"])
+    await gateway.chat(messages=MESSAGES, tools=tools)
+    assert list(gateway.decode.request.prompt_token_ids) == tokens
+
+
 @pytest.mark.parametrize("add", [None, True, False])
 async def test_special_tokens_in_front(start_gateway: StartGateway, text_model: TextModel, add: bool | None) -> None:
     gateway = await start_gateway()

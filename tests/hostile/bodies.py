@@ -40,11 +40,64 @@ _ODD: list[Any] = [
 _FIELDS = (
     "model prompt messages max_tokens max_completion_tokens min_tokens temperature top_p top_k min_p seed stop "
     "stop_token_ids ignore_eos include_stop_str_in_output skip_special_tokens stream stream_options n best_of logprobs "
-    "top_logprobs prompt_logprobs echo suffix logit_bias response_format structured_outputs tools tool_choice user "
+    "top_logprobs prompt_logprobs echo suffix logit_bias response_format structured_outputs guided_json guided_regex "
+    "guided_choice guided_grammar tools tool_choice parallel_tool_calls functions user "
     "store metadata priority frequency_penalty presence_penalty repetition_penalty chat_template "
     "structkv unknown tokens add_special_tokens add_generation_prompt return_token_strs"
 ).split()
 _BIASES: list[Any] = [{"5": 1}, {"5": -100.5}, {"-1": 1}, {"9" * 20: 1}, {"5": "1"}, {"\u0665": 1}, {"": math.nan}]
+_DEEP: Any = {}
+for _ in range(150):
+    _DEEP = {"items": _DEEP, "type": "array"}
+_SCHEMAS: list[Any] = [
+    {"type": "object", "properties": {"a": {"type": "string"}}},
+    {"not": {}},
+    {"$ref": "#"},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+    {"$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(3000)}, "$ref": "#/$defs/d0"},
+    {"allOf": [{"anyOf": [{"properties": {f"a{i}{j}": {}}} for j in range(6)]} for i in range(8)]},
+    {"type": "integer", "multipleOf": 10**9 + 7},
+    {"type": "string", "pattern": "(a{1,1000}){1,1000}"},
+    {"type": "array", "items": {"type": "integer"}, "minItems": 10**6},
+    {"enum": []},
+    {"properties": {"properties": []}, "required": {"a": 1}},
+    {"type": {"a": 1}, "items": "x", "anyOf": {}, "x-guidance": {"lenient": True}},
+    _DEEP,
+]
+_GRAMMARS = [
+    "start: start",
+    "start: " + "(" * 5000,
+    "start: r0\n" + "\n".join(f"r{i}: r{i + 1}" for i in range(6000)),
+    "start: %json {}",
+    "root ::= root root | root",
+    "root ::= " + "[" * 3000,
+    "\ud83d",
+]
+
+
+def _form(dice: random.Random) -> dict[str, Any]:
+    """Return something that asks for an answer's form, or for calls of tools, mostly in an odd way."""
+    schema, odd = dice.choice(_SCHEMAS), copy.deepcopy(dice.choice(_ODD))
+    function = {"name": "f", "parameters": schema, "strict": dice.random() < 0.5}
+    choice = dice.choice(["auto", "required", {"type": "function", "function": {"name": "f"}}, odd])
+    return dice.choice(
+        [
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}},
+            {"response_format": {"type": dice.choice(["json_object", "json_schema", "text", odd]), "json_schema": odd}},
+            {"structured_outputs": {dice.choice(["json", "regex", "choice", "grammar", "json_object"]): odd}},
+            {"structured_outputs": {"json": dice.choice([json.dumps(schema), '{"a":' * 3000, "[", schema])}},
+            {"structured_outputs": {"grammar": dice.choice(_GRAMMARS)}},
+            {
+                "structured_outputs": {
+                    "regex": dice.choice(["(" * 5000, "(?=a)", "a{1000}{1000}", "[^\\W\\w]", "\\p{L}"])
+                }
+            },
+            {"tools": [{"type": "function", "function": function}], "tool_choice": choice},
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": odd}}], "tool_choice": choice},
+        ]
+    )
+
+
 _STRUCTKV = (
     "method variant kv_retention kv_tokens struct_retention window_tokens sink_tokens floor_tokens saliency "
     "ranked_by granularity pool_tokens block_tokens decay pivot pivot_layer codec return_stats unknown"
@@ -75,7 +128,11 @@ def bent(dice: random.Random) -> tuple[str, bytes]:
             if isinstance(body["structkv"], dict):
                 body["structkv"][dice.choice(_STRUCTKV)] = copy.deepcopy(dice.choice(_ODD))
         elif dice.random() < 0.2 and isinstance(body.get("messages"), list):
-            body["messages"].append({dice.choice(["role", "content", "name", "x"]): copy.deepcopy(dice.choice(_ODD))})
+            body["messages"].append(
+                {dice.choice(["role", "content", "name", "tool_calls", "x"]): copy.deepcopy(dice.choice(_ODD))}
+            )
+        elif dice.random() < 0.15:
+            body |= _form(dice)
         elif dice.random() < 0.1:
             body["logit_bias"] = dice.choice(_BIASES)
         else:
