@@ -50,8 +50,11 @@ def run(options: Options) -> None:
     """Run the command. Raises ValueError or InvalidRequestError for options that make no sense, OSError for files."""
     text = read_text(options.prompt, options.file)
     _make_writable(options.out)
-    inspection = inspect(text, options)
-    summary.show(inspection, write(inspection, options.out), Console())
+    console = Console()
+    with console.status("running the prompt"):
+        inspection = inspect(text, options)
+        files = write(inspection, options.out)
+    summary.show(inspection, files, console)
 
 
 def inspect(text: str, options: Options) -> Inspection:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -81,13 +82,13 @@ def _draw_heat(axes: Axes, inspection: Inspection) -> None:
     axes.set_xlim(-0.5, tokens - 0.5)
     axes.set_ylabel("layer")
     _mark_always_kept(axes, inspection)
-    legend = [Patch(color=_KEPT, label="kept"), Patch(color=_SEEN, label="seen, not kept")]
+    legend: list[Artist] = [Patch(color=_KEPT, label="kept"), Patch(color=_SEEN, label="seen, not kept")]
     if inspection.went_all_the_way < tokens:
         legend.append(Patch(color=_NOT_RUN, label="left behind"))
     if recording.pivot_layer is not None:
         line = axes.axhline(recording.pivot_layer - 0.5, color=_PIVOT, linestyle="--")
         line.set_label(f"L* = {recording.pivot_layer}: the layers above it see the whole prompt")
-        legend.append(line)  # type: ignore[arg-type]
+        legend.append(line)
     axes.legend(handles=legend, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(legend), frameon=False)
 
 
