@@ -1,14 +1,17 @@
 #!/bin/sh
-# Brings the programs of `make deploy-check` that are no Python packages into a folder: promtool, Redis and HAProxy from
-# Debian's packages, schemas of operators from npm. Nothing is installed in the system, and no service started.
-# Where there is no apt-get, bring the programs yourself; the checks only look for them in PATH.
+# Brings the programs of `make deploy-check` that are no Python packages of ours into a folder: Prometheus with promtool,
+# Redis and HAProxy from Debian's packages, schemas of operators from npm, checkov in an environment of its own. Nothing
+# is installed in the system, and no service started. Where there is no apt-get, bring the first ones yourself: they are
+# looked for in PATH.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 tools=$(cd "$1" && pwd)
-programs="promtool redis-server redis-cli haproxy"
+programs="promtool prometheus redis-server redis-cli haproxy"
 packages="prometheus redis-server redis-tools haproxy
     libatomic1 libjemalloc2 liblua5.3-0 liblzf1 libopentracing-c-wrapper0 libopentracing1"
+
+checkov=checkov==3.3.30
 
 digest=$(cat "$0" "$here/schemas/package-lock.json" | sha256sum)
 if test "$(cat "$tools/installed" 2>/dev/null)" = "$digest"; then exit 0; fi
@@ -31,4 +34,6 @@ if command -v apt-get > /dev/null; then (unpack); fi
 mkdir -p "$tools/schemas"
 cp "$here"/schemas/package.json "$here"/schemas/package-lock.json "$here"/schemas/validate.mjs "$tools/schemas/"
 (cd "$tools/schemas" && npm ci --silent --no-audit --no-fund)
+${PYTHON:-python3.11} -m venv "$tools/checkov"
+"$tools/checkov/bin/pip" install --quiet --disable-pip-version-check "$checkov"
 echo "$digest" > "$tools/installed"

@@ -12,6 +12,12 @@ FILES = sorted(path.name for path in ROOT.glob("docker-compose*.yml"))
 REQUIRED = sorted({name for file in FILES for name in re.findall(r"\$\{(\w+):\?", (ROOT / file).read_text())})
 
 
+@pytest.fixture(autouse=True)
+def compose() -> None:
+    """Say what is missing where docker has no compose."""
+    assert run("docker", "compose", "version").code == 0, "docker has no compose: install its plugin"
+
+
 def config(files: list[str], variables: dict[str, str], tmp_path: Path) -> Done:
     chosen = tmp_path / "variables"
     chosen.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
