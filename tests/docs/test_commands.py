@@ -17,7 +17,7 @@ from tests.e2e.conftest import Up, free_port
 from tests.e2e.processes import wait_for
 
 SERVICE = "127.0.0.1:8000"
-PORTS = re.compile(r"(?:(?<=127\.0\.0\.1:)|(?<=--port ))\d{4,5}\b")
+PORTS = re.compile(r"(?:(?<=127\.0\.0\.1:)|(?<=-port ))\d{4,5}\b")
 BINARIES = Path(sys.executable).parent
 
 Workplace = Callable[[Block], Path]
