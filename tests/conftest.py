@@ -1,7 +1,7 @@
 """Fixtures that several parts of the system are tested with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ from services.prefill.faults import Faults
 from services.prefill.metrics import PrefillMetrics
 from services.prefill.scheduler import PrefillScheduler
 from services.prefill.server import PrefillServer
+from tests.e2e.conftest import Up, start
 from tests.families import tiny_model
 
 FULL = Selection(method="full")
@@ -44,6 +45,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Return the service with its defaults, shared by all tests that leave it as it is."""
+    running = start(tmp_path_factory.mktemp("up") / "output")
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="session")

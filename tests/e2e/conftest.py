@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,14 +91,3 @@ def start(output: Path, *flags: str) -> Up:
     url = f"http://127.0.0.1:{port}"
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=170)
     return Up(process, url, output, client, metrics_port)
-
-
-@pytest.fixture(scope="session")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Return the service with its defaults, shared by all tests that leave it as it is."""
-    running = start(tmp_path_factory.mktemp("up") / "output")
-    try:
-        running.wait_until_ready()
-        yield running
-    finally:
-        running.stop()
