@@ -1,12 +1,23 @@
 """How an answer could end soon within its grammar."""
 
+import string
+
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-_FIRST = ('"}', '"]', '":', '""', '"', "}", "]", "null", *"0123456789", "false", "true", ",", ":")
-"""What closes something, or is the least there can be, of JSON. Quotes are before a brace, which inside a string
-closes nothing. Elsewhere the text is mostly given, and a long token is a step."""
+_QUOTES = ('"}', '"]', '":', '""', '"')
+_BRACES = ("}", "]")
+"""What closes something in JSON. Quotes are before a brace, which inside a string closes nothing."""
+
+_FEW_TOKENS = 64
+"""Where no more are allowed, it is not a string that goes on freely."""
+
+_SHORT = ("null", *string.digits, "false", "true", ",", ":")
+"""The least there can be of JSON elsewhere. What comes behind these is mostly given, and a long token is a step."""
+
+_PROBES = tuple(f"@{string.punctuation}aA0 ")
+"""What may lead out of a repetition: the local part of an e-mail's address, say, goes on for ever without its @."""
 
 
 class EndingSearch:
@@ -17,34 +28,64 @@ class EndingSearch:
 
     def __init__(self, tokenizer: LLTokenizer, vocab_size: int) -> None:
         """Take the tokenizer, and how many of its tokens the model has."""
-        self._rank = _ranks(tokenizer)[:vocab_size]  # [V]: lower goes first
+        texts = [tokenizer.decode_str([token]) for token in range(min(vocab_size, tokenizer.vocab_size))]
+        special = [tokenizer.is_special_token(token) for token in range(len(texts))]
+        tokens = {text: token for token, text in enumerate(texts) if not special[token]}
+        self._rank = _ranks(texts, special)  # [V]: lower goes first
+        self._quotes = {tokens[text] for text in _QUOTES if text in tokens}
+        self._braces = {tokens[text] for text in _BRACES if text in tokens}
+        self._probes = [tokens[text] for text in dict.fromkeys(_PROBES) if text in tokens]
         self.eos_token_ids = tokenizer.eos_tokens
 
     def search(self, matcher: LLMatcher, limit: int) -> list[int] | None:
         """Return up to `limit` tokens after which the answer may end; None if they are not found. The state stays."""
-        state, ending = matcher.deep_copy(), list[int]()
+        state, ending, seen = matcher.deep_copy(), list[int](), set[bytes]()
         while not state.is_accepting():
-            token = self._likeliest_to_end(state)
+            mask = state.compute_bitmask()
+            seen.add(mask)
+            token = self._likeliest_to_end(state, mask, seen)
             if len(ending) == limit or token is None or not state.consume_token(token):
                 return None
             ending.append(token)
         return ending
 
-    def _likeliest_to_end(self, state: LLMatcher) -> int | None:
-        bits = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
-        allowed = np.unpackbits(bits, bitorder="little")[: len(self._rank)].astype(bool)
-        token = int(np.where(allowed, self._rank, np.iinfo(np.int64).max).argmin())
-        return token if allowed[token] and not state.is_error() else None
+    def _likeliest_to_end(self, state: LLMatcher, mask: bytes, seen: set[bytes]) -> int | None:
+        """Return the token that goes first, or the first probe that leads on if that one goes in circles."""
+        allowed = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[: len(self._rank)].astype(bool)
+        first = int(np.where(allowed, self._rank, len(self._rank)).argmin())
+        if state.is_error() or not allowed[first]:
+            return None
+        is_given = np.count_nonzero(allowed) <= _FEW_TOKENS
+        if first in self._quotes or (first in self._braces and is_given):
+            return first
+        others = sorted(np.flatnonzero(allowed), key=self._rank.__getitem__) if is_given else self._probes
+        return _leading_on(state, [first, *(int(token) for token in others if allowed[token])], mask, seen)
 
 
-def _ranks(tokenizer: LLTokenizer) -> NDArray[np.int64]:
-    texts = [tokenizer.decode_str([token]) for token in range(tokenizer.vocab_size)]
-    special = [tokenizer.is_special_token(token) for token in range(tokenizer.vocab_size)]
-    place = {text: index for index, text in enumerate(_FIRST)}
+def _leading_on(state: LLMatcher, tokens: list[int], mask: bytes, seen: set[bytes]) -> int:
+    """Return the first token behind which something else may come than ever before, else than now, else the first."""
+    behind: dict[int, bytes] = {}
+    for token in tokens:
+        behind[token] = _mask_behind(state, token)
+        if behind[token] not in seen:
+            return token
+    return next((token for token in tokens if behind[token] != mask), tokens[0])
+
+
+def _mask_behind(state: LLMatcher, token: int) -> bytes:
+    """Return what may come behind an allowed token; nothing, which is not seen otherwise, where the answer may end."""
+    state.consume_token(token)
+    mask = b"" if state.is_accepting() else state.compute_bitmask()
+    state.rollback(1)
+    return mask
+
+
+def _ranks(texts: list[str], special: list[bool]) -> NDArray[np.int64]:
+    place = {text: index for index, text in enumerate((*_QUOTES, *_BRACES, *_SHORT))}
 
     def key(token: int) -> tuple[bool, int, bool, int]:
         text = texts[token]
-        return special[token] or not text, place.get(text, len(_FIRST)), text.isspace(), -len(text)
+        return special[token] or not text, place.get(text, len(place)), text.isspace(), -len(text)
 
     ranks = np.empty(len(texts), dtype=np.int64)
     ranks[sorted(range(len(texts)), key=key)] = np.arange(len(texts))
