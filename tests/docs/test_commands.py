@@ -16,7 +16,6 @@ from tests.docs.blocks import ALL, REASONS, ROOT, Block
 from tests.e2e.conftest import Up, free_port
 from tests.e2e.processes import wait_for
 
-SERVICE = "127.0.0.1:8000"
 PORTS = re.compile(r"(?:(?<=127\.0\.0\.1:)|(?<=-port ))\d{4,5}\b")
 BINARIES = Path(sys.executable).parent
 
@@ -70,7 +69,8 @@ def run(block: Block, text: str, folder: Path, **variables: str) -> str:
 
 @named("")
 def test_it_runs(block: Block, workplace: Workplace, up: Up) -> None:
-    text = block.text.replace(SERVICE, up.url.removeprefix("http://"))
+    ports = {"8000": up.url.rpartition(":")[2], "9100": str(up.metrics_port)}
+    text = PORTS.sub(lambda match: ports.get(match[0], match[0]), block.text)
     run(block, text, workplace(block), BASE_URL=f"{up.url}/v1")
 
 

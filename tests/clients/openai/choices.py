@@ -45,7 +45,9 @@ for token in tokens:
     assert sum(map(math.exp, likeliest)) <= 1.0001
 
 # Of a completion, in its older shape.
-answer = client.completions.create(model=MODEL, prompt="The capital of France is", max_tokens=6, logprobs=2).choices[0]
+answer = client.completions.create(
+    model=MODEL, prompt="The capital of France is", max_tokens=6, temperature=0, logprobs=2
+).choices[0]
 assert len(answer.logprobs.tokens) == len(answer.logprobs.token_logprobs) == len(answer.logprobs.text_offset) == 6
 assert all(logprob <= 0 for logprob in answer.logprobs.token_logprobs)
 assert all(len(likeliest) >= 2 for likeliest in answer.logprobs.top_logprobs)
