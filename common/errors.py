@@ -26,11 +26,13 @@ class StructKVError(Exception):
     """Base of all: `code` says how the error crosses a service boundary.
 
     Attributes:
+        reason: the word under which metrics and traces count it.
         retry_after_seconds: when it makes sense to ask again, where that can be said.
         quotes_text: whether the message may quote what the client wrote, and is for nobody else.
     """
 
     code = grpc.StatusCode.INTERNAL
+    reason = "internal"
     retry_after_seconds: int | None = None
     quotes_text = False
 
@@ -39,6 +41,7 @@ class InvalidRequestError(StructKVError):
     """The request itself is wrong. `param` names the offending field where one is known."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "invalid"
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -49,6 +52,7 @@ class ContextLengthError(InvalidRequestError):
     """Prompt and requested tokens do not fit the model's length."""
 
     code = grpc.StatusCode.OUT_OF_RANGE
+    reason = "context_length"
 
 
 class GrammarError(InvalidRequestError):
@@ -61,6 +65,7 @@ class ModelNotFoundError(InvalidRequestError):
     """The named model is not the one served."""
 
     code = grpc.StatusCode.NOT_FOUND
+    reason = "model_not_found"
 
 
 class ModelLoadError(StructKVError):
@@ -73,12 +78,14 @@ class SkeletonError(StructKVError):
     """A skeleton is damaged, incomplete, or not for this model."""
 
     code = grpc.StatusCode.DATA_LOSS
+    reason = "skeleton"
 
 
 class OverloadedError(StructKVError):
     """A queue or the KV memory is full."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "overloaded"
 
     def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
@@ -93,6 +100,7 @@ class UnavailableError(StructKVError):
     """No worker of the needed kind answers."""
 
     code = grpc.StatusCode.UNAVAILABLE
+    reason = "unavailable"
 
 
 class NoWorkerError(UnavailableError):
@@ -109,6 +117,7 @@ class DeadlineError(StructKVError):
     """The deadline passed before the request was done."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "deadline"
 
 
 _BY_CODE: dict[grpc.StatusCode, type[StructKVError]] = {

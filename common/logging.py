@@ -1,5 +1,7 @@
 """One JSON object a line on stderr. Prompt and answer text are never logged.
 
+What is logged while a request is handled carries its id, and the ids of its trace and span if it has them.
+
 A library's exception may quote what it was given, such as `invalid literal for int(): ...`. So where text is handled,
 in the gateway, exceptions are logged with their types and where they were raised, without their messages.
 """
@@ -9,9 +11,16 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
+from opentelemetry import trace
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+
+_REQUEST_ID: ContextVar[str] = ContextVar("request_id")
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -34,6 +43,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        line |= _request_fields()
         line |= {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
         if record.exc_info:
             line["exception"] = self._exception(record.exc_info)
@@ -44,6 +54,28 @@ class JsonFormatter(logging.Formatter):
         if self._exception_messages or error is None:
             return self.formatException(exc_info)
         return "\n".join(_without_message(link) for link in _chain(error))
+
+
+def _request_fields() -> dict[str, object]:
+    """Return the ids of the request that is being handled; a record that names them itself has the last word."""
+    fields: dict[str, object] = {}
+    if (request_id := _REQUEST_ID.get(None)) is not None:
+        fields["request_id"] = request_id
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        fields["trace_id"] = trace.format_trace_id(span.trace_id)
+        fields["span_id"] = trace.format_span_id(span.span_id)
+    return fields
+
+
+@contextmanager
+def logged_as(request_id: str) -> Iterator[None]:
+    """Have every record carry a request's id while the context lasts, in this task and those that it starts."""
+    token = _REQUEST_ID.set(request_id)
+    try:
+        yield
+    finally:
+        _REQUEST_ID.reset(token)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

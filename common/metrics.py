@@ -1,26 +1,37 @@
-"""What the services count, for Prometheus. A label has a handful of values, never a request's own."""
+"""What every service's metrics share: a registry per process, buckets, and how workers expose them.
 
-from prometheus_client import Counter, Gauge, start_http_server
+Each service has its own metrics, in its `metrics.py`. A label has a handful of values, never a request's own.
+"""
 
-STORE_FALLBACKS = Counter(
-    "structkv_store_fallbacks",
-    "Skeletons that went on inline because the store failed, was full, or lost or damaged what it was given",
-    ["reason"],
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, start_http_server
+
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0, 600.0),
 )
-SKELETONS_REUSED = Counter("structkv_skeletons_reused", "Prompts that skipped prefill: their skeleton was in the store")
-PREFILL_FAILOVERS = Counter(
-    "structkv_prefill_failovers", "Prefill workers passed over before a skeleton was complete", ["reason"]
+"""From a cached prompt to a million tokens that wait for their turn."""
+STEP_SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
-DECODE_FAILOVERS = Counter(
-    "structkv_decode_failovers",
-    "Decode workers passed over, before an answer's first token or in its middle",
-    ["phase"],
-)
-KV_BLOCKS_USED = Gauge("structkv_kv_blocks_used", "Blocks of the decode worker's KV memory that requests hold")
-PREFILL_PROMPTS = Gauge("structkv_prefill_prompts", "Prompts that the prefill worker has taken in and not yet finished")
+"""Of one token: finer where users feel it; the last ones are a failover's pause."""
+TOKENS = (*(float(mantissa * 10**power) for power in range(6) for mantissa in (1, 2, 5)), 1e6)
 
 
-def expose(host: str, port: int | None) -> None:
+def new_registry(service: str, model: str) -> CollectorRegistry:
+    """Return a process's registry, with what is known of the process itself."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    names = ("version", "service", "model")
+    build = Gauge("structkv_build_info", "Always 1; its labels say what runs", names, registry=registry)
+    build.labels(version("structkv"), service, model).set(1)
+    return registry
+
+
+def expose(registry: CollectorRegistry, host: str, port: int | None) -> None:
     """Answer scrapes at `/metrics` from a thread of its own, if there is a port to do so."""
     if port is not None:
-        start_http_server(port, addr=host)
+        start_http_server(port, addr=host, registry=registry)

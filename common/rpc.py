@@ -9,10 +9,14 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from opentelemetry import trace
 
 from common.errors import StructKVError, trailing_metadata
+from common.logging import logged_as
 from common.network import address
+from common.rpc_tracing import TracingInterceptor
 from common.tls import Tls
+from common.tracing import mark_failed
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Upper bound for one message: a prompt's token ids, or one chunk of a layer."""
@@ -71,22 +75,38 @@ async def is_serving(channel: grpc.aio.Channel, timeout_seconds: float) -> bool:
 
 
 @asynccontextmanager
-async def error_boundary(context: grpc.aio.ServicerContext[Any, Any], request_id: str) -> AsyncIterator[None]:
-    """Turn what a handler raises into a gRPC status; only unforeseen errors are logged with a traceback."""
-    try:
-        yield
-    except StructKVError as error:
-        message = type(error).__name__ if error.quotes_text else str(error)
-        logger.info("request refused", extra={"request_id": request_id, "code": error.code.name, "error": message})
-        await context.abort(error.code, str(error), trailing_metadata(error))
-    except (asyncio.CancelledError, grpc.aio.AbortError):
-        raise
-    except Exception as error:
-        if context.done():  # writing to a caller who has left fails in a way that grpc has no public name for
-            logger.info("caller left", extra={"request_id": request_id, "error": type(error).__name__})
-            return
-        logger.exception("request failed", extra={"request_id": request_id})
-        await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__} in the worker; see its log")
+async def error_boundary(
+    context: grpc.aio.ServicerContext[Any, Any], request_id: str, count: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[None]:
+    """Turn what a handler raises into a gRPC status, and tell `count` the reason, a word.
+
+    Only unforeseen errors are logged with a traceback. What is logged inside carries the request's id.
+    """
+    with logged_as(request_id):
+        try:
+            yield
+        except StructKVError as error:
+            message = type(error).__name__ if error.quotes_text else str(error)
+            logger.info("request refused", extra={"code": error.code.name, "error": message})
+            mark_failed(trace.get_current_span(), error)
+            count(error.reason)
+            await context.abort(error.code, str(error), trailing_metadata(error))
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            await _report_unforeseen(context, error, count)
+
+
+async def _report_unforeseen(
+    context: grpc.aio.ServicerContext[Any, Any], error: Exception, count: Callable[[str], None]
+) -> None:
+    if context.done():  # writing to a caller who has left fails in a way that grpc has no public name for
+        logger.info("caller left", extra={"error": type(error).__name__})
+        return
+    logger.exception("request failed")
+    mark_failed(trace.get_current_span(), error)
+    count(StructKVError.reason)
+    await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__} in the worker; see its log")
 
 
 async def serve(
@@ -108,7 +128,9 @@ async def serve(
     without it every call would hang. While it makes no progress, because a device hangs, say, the health check fails
     and others get the requests.
     """
-    server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=max_rpcs)
+    server = grpc.aio.server(
+        options=_SERVER_OPTIONS, maximum_concurrent_rpcs=max_rpcs, interceptors=[TracingInterceptor()]
+    )
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     register(server)

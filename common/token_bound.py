@@ -27,6 +27,11 @@ class TokenBound:
         self._paced_seconds = 0.0
         self._paced_tokens = 0.0
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the entries that are in the queue."""
+        return self._tokens
+
     def enter(self, tokens: int) -> None:
         """Count an entry's tokens; raise OverloadedError if they do not fit."""
         excess = self._tokens + tokens - self._max_tokens

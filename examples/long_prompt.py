@@ -43,7 +43,7 @@ def show(stats: dict) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base-url", default="http://127.0.0.1:8000/v1")
+    parser.add_argument("--base-url", default=os.environ.get("BASE_URL", "http://127.0.0.1:8000/v1"))
     parser.add_argument("--model", help="the served model if not given")
     parser.add_argument("--text", type=Path, default=TEXT)
     parser.add_argument("--question", default=QUESTION)

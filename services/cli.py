@@ -24,6 +24,8 @@ app = typer.Typer(
 # A service's flags are its settings, so pydantic-settings reads them (and answers --help).
 _SERVICE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
+_PROBE_SECONDS = 5.0
+
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
 
@@ -72,6 +74,15 @@ def up(
         str | None,
         typer.Option(envvar="REDIS_URL", help="Redis or Valkey for --transport redis; started here if unset."),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="STRUCTKV_METRICS_PORT",
+            min=1,
+            max=65535,
+            help="Port of the first worker's metrics, prefill before decode; the others' follow. None if unset.",
+        ),
+    ] = None,
     log_level: Annotated[
         str,
         typer.Option(envvar="STRUCTKV_LOG_LEVEL", help="What the services log: debug, info, warning or error."),
@@ -95,6 +106,7 @@ def up(
         scheme=endpoint.scheme,
         needs_key=bool(endpoint.all_api_keys),
         tls=tls,
+        metrics_port=metrics_port,
     )
     sys.exit(run(plan))
 
@@ -249,16 +261,31 @@ def _complaining() -> Iterator[None]:
 
 
 @app.command()
-def probe(target: Annotated[str, typer.Argument(help="A worker's host:port.")]) -> None:
-    """Exit with 0 if a worker is serving; for health checks. Reads STRUCTKV_TLS_* as the worker does."""
-    from common.rpc import is_serving, open_channel  # noqa: PLC0415
+def fetch(model: Model = DEFAULT_MODEL) -> None:
+    """Bring a model into the cache, as a worker does at its start, and print its folder; for what runs before one."""
+    from common.model.source import resolve  # noqa: PLC0415
 
+    with _complaining():
+        typer.echo(resolve(model, weights=True))
+
+
+@app.command()
+def probe(target: Annotated[str, typer.Argument(help="A worker's host:port, or a URL of the gateway.")]) -> None:
+    """Exit with 0 if a worker is serving, or a URL answers; for health checks.
+
+    Reads STRUCTKV_TLS_* as the worker does.
+    """
+    from common.rpc import is_serving, open_channel  # noqa: PLC0415
+    from services.http_probe import answers  # noqa: PLC0415
+
+    if "://" in target:
+        sys.exit(not answers(target, _PROBE_SECONDS))
     with _naming_settings():
         tls = TlsSettings().tls
 
     async def serving() -> bool:
         async with open_channel(target, tls) as channel:
-            return await is_serving(channel, timeout_seconds=5)
+            return await is_serving(channel, _PROBE_SECONDS)
 
     sys.exit(not asyncio.run(serving()))
 

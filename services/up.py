@@ -3,9 +3,7 @@
 import asyncio
 import signal
 import socket
-import ssl
 import sys
-import urllib.request
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from common.network import address
 from common.rpc import is_serving, open_channel
 from common.settings import WorkerSettings
 from common.tls import Tls
+from services.http_probe import answers
 from services.supervisor import Service, StartError, Supervisor
 
 _LOOPBACK = "127.0.0.1"
@@ -32,6 +31,7 @@ class Plan:
         scheme: of the HTTP endpoint.
         needs_key: whether clients need an API key.
         tls: how workers are asked whether they serve; None for plain text.
+        metrics_port: of the first worker's metrics, the others' follow; None if they have none.
     """
 
     model: str
@@ -45,6 +45,7 @@ class Plan:
     scheme: str = "http"
     needs_key: bool = False
     tls: Tls | None = None
+    metrics_port: int | None = None
 
 
 def run(plan: Plan) -> int:
@@ -73,6 +74,8 @@ async def _run(plan: Plan, console: Console) -> None:
         prefill, decode = targets[: plan.num_prefill], targets[plan.num_prefill :]
         workers = [_worker("prefill", number, target, plan) for number, target in enumerate(prefill, 1)]
         workers += [_worker("decode", number, target, plan) for number, target in enumerate(decode, 1)]
+        if plan.metrics_port is not None:
+            workers = [_with_metrics(worker, plan.metrics_port + place) for place, worker in enumerate(workers)]
         with console.status(f"loading {plan.model} in {len(workers)} workers"):
             await _start_all(supervisor, workers)
         with console.status("starting the gateway"):
@@ -118,6 +121,10 @@ def _worker(kind: str, number: int, target: str, plan: Plan) -> Service:
     return Service(f"{kind} worker {number}", command, is_ready, secrets)
 
 
+def _with_metrics(worker: Service, port: int) -> Service:
+    return replace(worker, command=[*worker.command, "--metrics-port", str(port)])
+
+
 def _store(port: int) -> Service:
     async def is_ready() -> bool:
         return await asyncio.to_thread(_listens, port)
@@ -133,7 +140,7 @@ def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
     command += ["--prefill-workers", ",".join(prefill), "--decode-workers", ",".join(decode)]
 
     async def is_ready() -> bool:
-        return await asyncio.to_thread(_answers, f"{_url(plan)}/ready")
+        return await asyncio.to_thread(answers, f"{_url(plan)}/ready", _PROBE_SECONDS)
 
     return Service("gateway", command, is_ready)
 
@@ -141,17 +148,6 @@ def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
 def _command(kind: str, plan: Plan, host: str, port: str) -> list[str]:
     flags = ["--model", plan.model, "--host", host, "--port", port, "--log-level", plan.log_level]
     return [_STRUCTKV, kind, *flags]
-
-
-def _answers(url: str) -> bool:
-    # Our own child, and no secret is sent: its certificate is for the names that clients use, not for this address.
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS, context=context) as response:  # noqa: S310  our own
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 def _listens(port: int) -> bool:
@@ -182,6 +178,7 @@ def _welcome(plan: Plan) -> str:
 structkv is ready at {_url(plan)}/v1 with {served_name(plan.model)}. Try it:
 
   curl {_url(plan)}/v1/chat/completions -H 'Content-Type: application/json'{key} \\
-    -d '{{"model": "{served_name(plan.model)}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    -d '{{"model": "{served_name(plan.model)}", "max_tokens": 64,
+         "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 
 Ctrl-C stops it."""

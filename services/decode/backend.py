@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.errors import ModelLoadError
 from common.model.decoder import DecoderModel
+from services.decode import triton_driver
 from services.decode.pool import KVPool, SequenceKV
 
 Backend = Literal["auto", "sdpa", "paged"]
@@ -39,6 +40,8 @@ def paged_forward(backend: Backend, model: DecoderModel, pool: KVPool) -> StepFo
         obstacle = f"heads of {model.spec.head_dim} dimensions are larger than {_MAX_PAGED_HEAD_DIM}"
     elif model.device.type != "cuda" and not _interprets():
         obstacle = f"its kernels do not run on {model.device.type}"
+    elif model.device.type == "cuda" and not triton_driver.prepare():
+        obstacle = "Triton finds no C compiler for its link to the driver"
     if obstacle is None:
         # Not at the top: Triton is there with CUDA builds of torch only.
         from services.decode.graphs import GraphedForward  # noqa: PLC0415

@@ -8,17 +8,20 @@ from contextlib import AsyncExitStack
 
 import psutil
 
-from common import metrics, rpc
+from common import rpc
 from common.errors import ModelLoadError
 from common.logging import configure
+from common.metrics import expose, new_registry
 from common.model import decoder
 from common.model.compute import compute_thread
-from common.model.source import resolve
+from common.model.source import resolve, served_name
 from common.pb import decode_pb2_grpc
 from common.skeleton.selection import CODECS
+from common.trace_export import exporting
 from common.transport.redis_store import open_store
 from services.decode.engine import DecodeEngine, pool_blocks
 from services.decode.grammar import GrammarCompiler
+from services.decode.metrics import DecodeMetrics
 from services.decode.needle_probe import finds_needles
 from services.decode.pool import BLOCK_TOKENS, KVPool
 from services.decode.prefill_client import PrefillClient
@@ -35,7 +38,8 @@ def run(settings: DecodeSettings) -> None:
     configure("decode", settings.log_level)
     compute = compute_thread("decode", settings.threads)
     engine, grammars, codecs = compute.submit(_load, settings).result()
-    asyncio.run(_serve(settings, engine, grammars, codecs, compute))
+    with exporting("decode"):
+        asyncio.run(_serve(settings, engine, grammars, codecs, compute))
 
 
 def _load(settings: DecodeSettings) -> tuple[DecodeEngine, GrammarCompiler, tuple[str, ...]]:
@@ -60,17 +64,23 @@ async def _serve(
     codecs: Collection[str],
     compute: Executor,
 ) -> None:
+    registry = new_registry("decode", served_name(settings.model))
+    metrics = DecodeMetrics(registry)
     scheduler = DecodeScheduler(
-        engine, max_running=settings.max_running, max_waiting_tokens=settings.max_waiting_tokens, compute=compute
+        engine,
+        max_running=settings.max_running,
+        max_waiting_tokens=settings.max_waiting_tokens,
+        compute=compute,
+        on_step=metrics.stepped,
     )
+    metrics.watch(scheduler, engine.pool)
     prefill = PrefillClient(stall_seconds=settings.stall_seconds, tls=settings.tls)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(prefill.close)
         store = await stack.enter_async_context(open_store(settings))
-        server = DecodeServer(engine, scheduler, SkeletonLoader(engine.pool, prefill, store), grammars, codecs)
-        blocks = engine.pool.allocator
-        metrics.KV_BLOCKS_USED.set_function(lambda: blocks.num_blocks - blocks.num_free)
-        metrics.expose(settings.host, settings.metrics_port)
+        loader = SkeletonLoader(engine.pool, prefill, store, metrics)
+        server = DecodeServer(engine, scheduler, loader, grammars, codecs, metrics)
+        expose(registry, settings.host, settings.metrics_port)
         await rpc.serve(
             lambda grpc_server: decode_pb2_grpc.add_DecodeServicer_to_server(server, grpc_server),
             scheduler.run(),

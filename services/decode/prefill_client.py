@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import grpc
 
+from common import tracing
 from common.errors import UnavailableError, from_rpc
 from common.pb import prefill_pb2, prefill_pb2_grpc
 from common.rpc import open_channel
 from common.tls import Tls
 
+Call = grpc.aio.UnaryStreamCall[prefill_pb2.PrefillRequest, prefill_pb2.PrefillEvent]
+
 _MAX_CHANNELS = 64
+_METHOD = "structkv.v1.Prefill/Prefill"
 
 
 @dataclass(slots=True)
@@ -37,21 +41,27 @@ class PrefillClient:
     ) -> AsyncGenerator[prefill_pb2.PrefillEvent, None]:
         """Yield a worker's messages. Closing the iterator cancels the prompt. Raises the worker's error."""
         async with self._channel(target) as channel:
-            call = prefill_pb2_grpc.PrefillStub(channel).Prefill(request, timeout=timeout_seconds)
-            try:
-                while True:
-                    async with asyncio.timeout(self._stall_seconds):  # wait_for may swallow a cancellation
-                        event = await call.read()
-                    if event is grpc.aio.EOF:
-                        return
-                    assert isinstance(event, prefill_pb2.PrefillEvent)
-                    yield event
-            except TimeoutError:
-                raise UnavailableError(f"{target} said nothing for {self._stall_seconds:g} s") from None
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc(error) from error
-            finally:
-                call.cancel()
+            with tracing.call_span(_METHOD, target) as span:
+                metadata = tracing.metadata_of(span)
+                call = prefill_pb2_grpc.PrefillStub(channel).Prefill(
+                    request, timeout=timeout_seconds, metadata=metadata
+                )
+                try:
+                    while (event := await self._read(call, target)) is not None:
+                        yield event
+                finally:
+                    call.cancel()
+
+    async def _read(self, call: Call, target: str) -> prefill_pb2.PrefillEvent | None:
+        """Return a call's next message, None at its end."""
+        try:
+            async with asyncio.timeout(self._stall_seconds):  # wait_for may swallow a cancellation
+                event = await call.read()
+        except TimeoutError:
+            raise UnavailableError(f"{target} said nothing for {self._stall_seconds:g} s") from None
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
+        return event if isinstance(event, prefill_pb2.PrefillEvent) else None
 
     async def close(self) -> None:
         """Close all channels."""

@@ -8,10 +8,11 @@ import asyncio
 import logging
 import time
 from bisect import insort
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain, count
 from typing import NamedTuple
@@ -53,6 +54,7 @@ class _Running:
     arrival: int
     tokens: asyncio.Queue[Token | Exception]
     swapped: SwappedKV | None = None
+    context: Context = field(default_factory=copy_context)  # the request's, for what is logged of it elsewhere
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -64,9 +66,18 @@ class DecodeScheduler:
     """Owns the KV memory and the running batch."""
 
     def __init__(
-        self, engine: DecodeEngine, *, max_running: int, max_waiting_tokens: int, compute: Executor | None = None
+        self,
+        engine: DecodeEngine,
+        *,
+        max_running: int,
+        max_waiting_tokens: int,
+        compute: Executor | None = None,
+        on_step: Callable[[float, int], None] = lambda *_: None,
     ) -> None:
-        """Take the engine and the bounds; `compute` is the worker's one compute thread, by default a new one."""
+        """Take the engine and the bounds; `compute` is the worker's one compute thread, by default a new one.
+
+        `on_step` is told each step's seconds and its number of sequences.
+        """
         self._engine = engine
         self._pool = engine.pool
         self._max_running = max_running
@@ -79,6 +90,8 @@ class DecodeScheduler:
         self._step_started = 0.0
         self._departed: list[SequenceKV] = []
         self._changed = asyncio.Event()
+        self._num_admitted = 0
+        self._on_step = on_step
         self._compute = compute or ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     @asynccontextmanager
@@ -105,7 +118,12 @@ class DecodeScheduler:
         else:
             self._waiting.push(waiting)
         try:
-            yield await granted
+            tables = await granted
+            self._num_admitted += 1
+            try:
+                yield tables
+            finally:
+                self._num_admitted -= 1
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
@@ -114,6 +132,21 @@ class DecodeScheduler:
             elif granted.done() and not granted.cancelled():
                 for kv in granted.result():
                     self._release(kv)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have memory in the pool: their skeletons are being loaded, or they decode."""
+        return self._num_admitted - self.num_swapped
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for memory."""
+        return len(self._waiting)
+
+    @property
+    def num_swapped(self) -> int:
+        """Requests of which something is swapped out."""
+        return len({id(running.tokens) for running in self._swapped})
 
     @property
     def makes_progress(self) -> bool:
@@ -154,6 +187,7 @@ class DecodeScheduler:
             except Exception as error:  # handed to each sequence's own caller, who reports it
                 self._fail(batch, error)
             else:
+                self._on_step(time.monotonic() - self._step_started, len(batch))
                 self._deliver(batch)
             self._in_step = []
             self._free_departed()
@@ -181,7 +215,8 @@ class DecodeScheduler:
                 self._engine.append_slots(running.sequence)
 
     def _preempt(self, running: _Running) -> None:
-        logger.info(
+        running.context.run(
+            logger.info,
             "sequence swapped out",
             extra={"num_running": len(self._batch), "priority": running.sequence.priority},
         )

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import grpc
 
+from common import tracing
 from common.errors import InvalidRequestError
 from common.pb import decode_pb2, decode_pb2_grpc
 from common.rpc import error_boundary
@@ -14,6 +15,8 @@ from common.skeleton.spec import SkeletonSpec
 from services.decode.answer import Answer
 from services.decode.engine import DecodeEngine, Sequence
 from services.decode.grammar import GrammarCompiler
+from services.decode.metrics import DecodeMetrics
+from services.decode.record import RequestRecord
 from services.decode.sampling import Sampling
 from services.decode.scheduler import DecodeScheduler, Finish, Token
 from services.decode.skeleton_loader import Order, SkeletonLoader
@@ -38,13 +41,15 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
         loader: SkeletonLoader,
         grammars: GrammarCompiler,
         codecs: Collection[str] = CODECS,
+        metrics: DecodeMetrics | None = None,
     ) -> None:
-        """Take what a request passes through, and the codecs in which skeletons are taken."""
+        """Take what a request passes through, the codecs in which skeletons are taken, and what counts requests."""
         self._engine = engine
         self._scheduler = scheduler
         self._loader = loader
         self._grammars = grammars
         self._codecs = codecs
+        self._metrics = metrics or DecodeMetrics()
 
     # A coroutine that writes, not a generator: a cancelled call then unwinds at once.
     async def Generate(  # type: ignore[override]  # noqa: N802
@@ -52,8 +57,8 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
     ) -> None:
         """Reserve memory, have the skeleton loaded into it, decode."""
         async with error_boundary(context, request.request_id):
-            engine, arrived = self._engine, time.monotonic()
-            token_ids = list(request.prompt_token_ids)
+            engine, token_ids = self._engine, list(request.prompt_token_ids)
+            record = RequestRecord(self._metrics, len(token_ids))
             selection, sampling = Selection.from_pb(request.selection), Sampling.from_pb(request.sampling)
             replays = _unfinished(request)
             if not replays:
@@ -64,10 +69,12 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             matchers = await self._grammars.matchers(sampling.grammar, sampling.max_tokens, [*replays.values()])
             tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, [*map(len, replays.values())])
             async with self._scheduler.reserve(tokens, len(token_ids), request.priority) as tables:
-                waited, remaining = time.monotonic() - arrived, context.time_remaining()
+                waited, remaining = record.admitted(), context.time_remaining()
                 deadline = None if remaining is None else time.monotonic() + remaining
-                skeleton = await self._loader.load(Order(request, spec, tables[0], deadline))
-                skeleton.stats.queue_seconds += waited
+                with tracing.current(tracing.start_span("decode.load_skeleton")):
+                    skeleton = await self._loader.load(Order(request, spec, tables[0], deadline))
+                    skeleton.stats.queue_seconds += waited
+                    record.loaded(skeleton.stats, spec.codec.name)
                 for kv in tables[1:]:
                     engine.pool.share(tables[0], kv)
                 penalised = frozenset(token_ids if sampling.repetition_penalty != 1 else ())
@@ -80,7 +87,7 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
                     Sequence(position, kv, answer, state, replay=replay, priority=request.priority)
                     for kv, answer, replay in zip(tables, answers, replays.values(), strict=True)
                 ]
-                await self._stream(sequences, skeleton.stats, context)
+                await self._stream(sequences, skeleton.stats, context, record)
 
     def _check_codec(self, name: str) -> None:
         if name not in self._codecs:
@@ -89,12 +96,16 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
                 param="structkv.codec",
             )
 
-    async def _stream(self, sequences: list[Sequence], stats: decode_pb2.SkeletonStats, context: Context) -> None:
+    async def _stream(
+        self, sequences: list[Sequence], stats: decode_pb2.SkeletonStats, context: Context, record: RequestRecord
+    ) -> None:
         skeleton: decode_pb2.SkeletonStats | None = stats
-        async with aclosing(self._scheduler.generate(sequences)) as tokens:
-            async for token in tokens:
-                await context.write(_event(token, skeleton))
-                skeleton = None
+        with record.decoding(len(sequences)):
+            async with aclosing(self._scheduler.generate(sequences)) as tokens:
+                async for token in tokens:
+                    record.token(token.answer, is_last=token.finish is not None)
+                    await context.write(_event(token, skeleton))
+                    skeleton = None
 
 
 def _unfinished(request: decode_pb2.GenerateRequest) -> dict[int, list[int]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from common import metrics
 from common.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -23,6 +22,7 @@ from common.skeleton.spec import SkeletonSpec
 from common.skeleton.wire import SkeletonReader
 from common.transport import stored
 from common.transport.redis_store import RedisStore
+from services.decode.metrics import DecodeMetrics
 from services.decode.pool import KVPool, SequenceKV
 from services.decode.prefill_client import PrefillClient
 
@@ -55,11 +55,18 @@ class Order:
 class SkeletonLoader:
     """Loads skeletons for one KV memory."""
 
-    def __init__(self, pool: KVPool, prefill: PrefillClient, store: RedisStore | None) -> None:
+    def __init__(
+        self,
+        pool: KVPool,
+        prefill: PrefillClient,
+        store: RedisStore | None,
+        metrics: DecodeMetrics | None = None,
+    ) -> None:
         """Take where skeletons go and where they come from; without a store all of them come inline."""
         self._pool = pool
         self._prefill = prefill
         self._store = store
+        self._metrics = metrics or DecodeMetrics()
 
     async def load(self, order: Order) -> Skeleton:
         """Return the skeleton, complete and verified in the order's blocks.
@@ -80,7 +87,7 @@ class SkeletonLoader:
             except StructKVError as error:
                 if not isinstance(failure, OverloadedError):  # that there is no room now is the better answer
                     failure = error
-                metrics.PREFILL_FAILOVERS.labels(error.code.name.lower()).inc()
+                self._metrics.failed_over(error.code.name.lower())
                 self._log("prefill worker failed", order, error, target=target)
         if isinstance(failure, OverloadedError):
             raise failure
@@ -96,7 +103,7 @@ class SkeletonLoader:
             complete = await store.find(order.skeleton)
             if complete is None:
                 return None
-            found = await load.take_stored(complete)
+            return await load.take_stored(complete)
         except SkeletonError as error:
             self._fall_back("damaged", order, error)
             await self._forget(store, order)
@@ -104,8 +111,6 @@ class SkeletonLoader:
         except StoreError as error:
             self._fall_back("failed", order, error)
             return None
-        metrics.SKELETONS_REUSED.inc()
-        return found
 
     async def _forget(self, store: RedisStore, order: Order) -> None:
         try:
@@ -139,7 +144,7 @@ class SkeletonLoader:
         raise SkeletonError(f"{target} ended the skeleton before its result")
 
     def _fall_back(self, reason: str, order: Order, error: StructKVError) -> None:
-        metrics.STORE_FALLBACKS.labels(reason).inc()
+        self._metrics.fell_back(reason)
         self._log("the store is of no use, the skeleton crosses inline", order, error, reason=reason)
 
     def _log(self, message: str, order: Order, error: StructKVError, **extra: str) -> None:

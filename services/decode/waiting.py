@@ -36,6 +36,9 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Waiting]:
         return iter(self._entries)
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     @property
     def first(self) -> Waiting | None:
         """The request whose turn is next."""

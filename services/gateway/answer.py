@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from common.pb import decode_pb2
 from services.gateway.choice import Choice, Piece
 from services.gateway.decode_calls import DecodeCalls
+from services.gateway.recorder import recorder
 from services.gateway.tools.calls import joined
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Answer:
         self._closed = True
         self._calls.close()
         for choice in self.choices:
+            recorder().finished(choice.finish_reason, choice.completion_tokens)
             self._log(choice)
 
     def _log(self, choice: Choice) -> None:

@@ -9,6 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.logging import logged_as
+
 REQUEST_ID_HEADER = "X-Request-Id"
 _ACCEPTABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -40,7 +42,8 @@ class RequestContextMiddleware:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = context.request_id
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        with logged_as(context.request_id):
+            await self._app(scope, receive, send_with_id)
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,7 +1,8 @@
-"""The gateway's end: no new requests, those under way go on for a while, and whoever asks is told."""
+"""The gateway's end: soon no new requests, those under way go on for a while, and whoever asks is told."""
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class Drain:
-    """Whether new requests are taken, which are under way, and when the process may end."""
+    """Whether new requests are taken, which are under way, and when the process may end.
+
+    Until a load balancer has seen that the gateway is not ready any more, it still sends requests. So for the delay
+    they are served, and their connections closed after them.
+    """
 
     def __init__(
         self, grace_seconds: float, delay_seconds: float = 0.0, clock: Callable[[], float] = time.monotonic
@@ -31,16 +36,19 @@ class Drain:
 
     @property
     def draining(self) -> bool:
-        """Whether new requests are refused."""
+        """Whether the process is about to end."""
         return self._began is not None
 
     @property
     def over(self) -> bool:
         """Whether nothing is left to wait for, or the time for it has passed."""
-        if self._began is None:
-            return False
-        seconds = self._clock() - self._began
+        seconds = self._seconds
         return seconds >= self._grace_seconds or (seconds >= self._delay_seconds and not self._requests)
+
+    @property
+    def _seconds(self) -> float:
+        """Time since the end began; less than any bound before."""
+        return -math.inf if self._began is None else self._clock() - self._began
 
     @property
     def broken_off(self) -> bool:
@@ -48,16 +56,16 @@ class Drain:
         return self._broken_off
 
     def begin(self) -> None:
-        """Refuse new requests from now on. Safe to call from a signal handler, as is `hurry`."""
+        """Refuse new requests once the delay is over. Safe to call from a signal handler, as is `hurry`."""
         self._began = self._clock()
 
     def hurry(self) -> None:
         """Wait for nothing any more."""
-        self._grace_seconds = 0.0
+        self._grace_seconds = self._delay_seconds = 0.0
 
     def check(self) -> None:
         """Raise DrainingError if new requests are refused."""
-        if self.draining:
+        if self._seconds >= self._delay_seconds:
             raise DrainingError("this gateway is draining; ask again, elsewhere if there is another")
 
     @contextmanager

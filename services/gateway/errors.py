@@ -27,6 +27,7 @@ from common.errors import (
     UnavailableError,
 )
 from services.gateway.context import REQUEST_ID_HEADER, request_id_of
+from services.gateway.recorder import recorder
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; it is only ever seen in a log."""
@@ -37,14 +38,19 @@ logger = logging.getLogger(__name__)
 class BodyTooLargeError(InvalidRequestError):
     """The request body has more bytes than the gateway reads."""
 
+    reason = "too_large"
+
 
 class InvalidApiKeyError(InvalidRequestError):
     """The request carries no key that the gateway knows."""
+
+    reason = "unauthorized"
 
 
 class DrainingError(UnavailableError):
     """This gateway is about to stop; another one, or the next one at this address, takes the request."""
 
+    reason = "draining"
     retry_after_seconds = 1
 
 
@@ -99,7 +105,8 @@ def answer_to(error: StructKVError) -> Response:
 
 
 def refuse(error: StructKVError, request_id: str) -> Response:
-    """Return the answer to a request that is refused, and log that it is: the code, not the message."""
+    """Return the answer to a request that is refused, and record that it is: the code, not the message."""
+    recorder().failed(error)
     meaning = _meaning(error)
     logger.log(
         logging.ERROR if meaning.status == 500 else logging.INFO,
@@ -130,17 +137,17 @@ async def _on_structkv_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    recorder().failed(InvalidRequestError("no such method or path"))
     message = f"{error.detail}: {request.method} {request.url.path}"
     return JSONResponse(_body(message, _INVALID, None, None), error.status_code, headers=error.headers)
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    recorder().left()
     logger.info("client left", extra={"request_id": request_id_of(request)})
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _on_unforeseen(request: Request, error: Exception) -> Response:
-    request_id = request_id_of(request)
-    logger.error("request failed", exc_info=error, extra={"request_id": request_id})
-    # This handler runs outside the middleware that would set the header.
-    return JSONResponse(error_body(error), 500, headers={REQUEST_ID_HEADER: request_id})
+    # This handler runs outside the middleware that would set the header, and that has logged the error.
+    return JSONResponse(error_body(error), 500, headers={REQUEST_ID_HEADER: request_id_of(request)})

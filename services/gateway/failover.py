@@ -10,7 +10,6 @@ from typing import TypeVar, cast
 
 import grpc
 
-from common import metrics
 from common.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -22,6 +21,7 @@ from common.errors import (
     from_rpc,
 )
 from common.pb import decode_pb2, decode_pb2_grpc
+from services.gateway.recorder import recorder
 from services.gateway.routing import Worker, WorkerPool
 
 _MAX_FAILURES = 5
@@ -45,6 +45,7 @@ class DecodeStream:
         self._prefill = prefill
         self._request = request
         self._deadline = deadline
+        self._recorder = recorder().call(request)
         self._failures = 0
         self._worker: Worker | None = None
         self._reached = False
@@ -120,6 +121,7 @@ class DecodeStream:
     def close(self) -> None:
         """End the call that is running."""
         self._resources.close()
+        self._recorder.close()
         self._worker = self._call = None
 
     async def _ask_all(self) -> decode_pb2.GenerateEvent:
@@ -146,7 +148,8 @@ class DecodeStream:
         answer_tokens = request.sampling.max_tokens * len(request.answers)
         self._resources.enter_context(self._decode.lease(worker, prompt_tokens + answer_tokens))
         self._reached = worker.channel.get_state() is grpc.ChannelConnectivity.READY
-        call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds)
+        metadata = self._recorder.attempt(worker.address)
+        call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds, metadata=metadata)
         self._resources.callback(call.cancel)
         self._call = call
         with self._prefill.lease(prefill, prompt_tokens):  # with the first token, prefill has done its part
@@ -157,6 +160,7 @@ class DecodeStream:
         while True:
             event = await self._read()
             if self._deliver(event):
+                self._recorder.arrived(event)
                 self._failures = 0
                 return event
 
@@ -194,7 +198,7 @@ class DecodeStream:
                 "error": str(error),
             },
         )
-        metrics.DECODE_FAILOVERS.labels(phase).inc()
+        self._recorder.failed_over(error, phase)
         if not isinstance(error, (OverloadedError, PrefillFailedError)):
             self._failures += self._reached  # one that was dead before is not to blame on the request
             if isinstance(error, UnavailableError):

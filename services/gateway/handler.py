@@ -18,6 +18,7 @@ from services.gateway.decode_client import DecodeClient
 from services.gateway.envelope import Envelope
 from services.gateway.planning import check_length, plan_all
 from services.gateway.reader import RequestReader
+from services.gateway.recorder import recorder
 from services.gateway.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from services.gateway.shapes import ChatShape, CompletionShape, Shape
 from services.gateway.streaming import EventStreamResponse, unless_disconnected
@@ -77,12 +78,15 @@ class RequestHandler:
         context, deadline = context_of(http), self._reader.deadline(http)
         body = await self._reader.read(http, endpoint.schema)
         self._reader.check_model(body.model)
+        recorder().lap("gateway.receive")
         grammar = await asyncio.to_thread(grammar_of, body, self._model)
         prompts = await asyncio.to_thread(endpoint.prompts, self._model, body)  # a long prompt takes a second
         for prompt in prompts:
             check_length(body, prompt, self._max_prompt_tokens)
         requests = plan_all(body, prompts, self._model, self._defaults, context.request_id, grammar)
         choices = self._choices.make(body, prompts)
+        recorder().lap("gateway.tokenize")
+        recorder().accepted(self._reader.model_name, requests)
         calls = await unless_disconnected(http.receive, DecodeCalls.open(self._client, requests, deadline))
 
         answer = Answer(calls, choices, time.monotonic() - context.arrived, context.request_id)

@@ -10,6 +10,7 @@ import uvicorn
 from common.errors import ModelLoadError
 from common.logging import configure
 from common.network import is_loopback
+from common.trace_export import exporting
 from services.gateway.connections import ServerConfig
 from services.gateway.drain import Drain
 from services.gateway.server import create_app
@@ -58,7 +59,8 @@ def run(settings: GatewaySettings) -> None:
         logger.error("cannot start: %s", error)
         sys.exit(1)
     _warn_of_exposure(settings)
-    DrainingServer(ServerConfig(app, settings), app.state.drain).run()
+    with exporting("gateway"):
+        DrainingServer(ServerConfig(app, settings), app.state.drain).run()
 
 
 def _warn_of_exposure(settings: GatewaySettings) -> None:

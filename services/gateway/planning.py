@@ -19,7 +19,7 @@ def check_length(body: GenerationRequest, prompt: Prompt, max_prompt_tokens: int
     prompt_tokens = len(prompt.token_ids)
     if 0 < max_prompt_tokens < prompt_tokens:
         raise ContextLengthError(
-            f"prompts of up to {max_prompt_tokens} tokens are served; this one has {prompt_tokens}",
+            f"the prompt is too long: it has {prompt_tokens} tokens, and up to {max_prompt_tokens} are served",
             param=_prompt_param(body),
         )
 
@@ -106,8 +106,9 @@ def _max_tokens(body: GenerationRequest, prompt_tokens: int, context_tokens: int
     requested = body.requested_tokens or default
     if room < 1 or requested > room:
         raise ContextLengthError(
-            f"the model's context is {context_tokens} tokens; the prompt has {prompt_tokens} and "
-            f"the answer asks for {max(1, requested)}",
+            # Worded so that litellm and LangChain, which look for these phrases, raise what they have for it.
+            f"the prompt is too long for this answer: this model's maximum context length is {context_tokens} tokens, "
+            f"the prompt has {prompt_tokens}, and the answer asks for {max(1, requested)}",
             param=_prompt_param(body),
         )
     return requested

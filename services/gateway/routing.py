@@ -100,6 +100,10 @@ class WorkerPool:
         """Whether at least one worker is known to serve."""
         return any(worker.healthy for worker in self._workers.values())
 
+    def count(self, *, healthy: bool) -> int:
+        """Return how many workers are known to serve, or not to."""
+        return sum(worker.healthy == healthy for worker in self._workers.values())
+
     async def candidates(self) -> list[Worker]:
         """Return the healthy workers, least busy first.
 

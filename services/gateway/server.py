@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from common.errors import ModelNotFoundError, UnavailableError
+from common.metrics import new_registry
 from common.tls import Tls
 from services.gateway.answer_schemas import (
     ChatCompletion,
@@ -26,8 +27,10 @@ from services.gateway.errors import DrainingError, error_body, install_handlers
 from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, RequestHandler
 from services.gateway.in_flight import InFlightMiddleware
 from services.gateway.logprob_shapes import JsonObject
+from services.gateway.metrics import GatewayMetrics
 from services.gateway.openapi import FAILURE, generation, publish, tokenization
 from services.gateway.reader import Limits, RequestReader
+from services.gateway.recording import RecordingMiddleware
 from services.gateway.routing import WorkerPool
 from services.gateway.schemas import ChatRequest, CompletionRequest
 from services.gateway.service_schemas import Model, ModelList, NotReady, Status, Tokens, TokensText, Version
@@ -55,20 +58,31 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     reader = RequestReader(name, limits, drain)
     handler = RequestHandler(reader, model, client, settings.selection, settings.max_prompt_tokens)
 
+    metrics = GatewayMetrics(new_registry("gateway", name))
+    metrics.watch(decode, prefill)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with decode, prefill:
             yield
 
-    app = FastAPI(title="structkv", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="structkv",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Its own spans would have the URL and exceptions' messages, which are the client's words.
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
+    )
     app.state.drain = drain
-    _add_middleware(app, settings, drain)
+    _add_middleware(app, settings, drain, metrics)
     install_handlers(app)
     _add_generation_routes(app, handler)
     _add_tokenization_routes(app, TokenizationHandler(reader, model))
     _add_model_routes(app, _model_object(name, model.context_tokens))
     _add_health_routes(app, drain, decode, prefill)
-    _add_metrics_route(app)
+    _add_metrics_route(app, metrics.registry)
     publish(app, name)
     return app
 
@@ -79,11 +93,12 @@ def _log_tool_format(model: TextModel) -> None:
     logger.info("tool calls", extra={"format": model.tool_format.name, "described_by": described_by})
 
 
-def _add_middleware(app: FastAPI, settings: GatewaySettings, drain: Drain) -> None:
-    """Wrap the app from the inside out: a request gets its id first, and counts only with a good key."""
+def _add_middleware(app: FastAPI, settings: GatewaySettings, drain: Drain, metrics: GatewayMetrics) -> None:
+    """Wrap the app from the inside out: a request gets its id first, is recorded, and counts only with a good key."""
     app.add_middleware(InFlightMiddleware, max_requests=settings.max_requests)
     if settings.all_api_keys:
         app.add_middleware(ApiKeyMiddleware, keys=settings.all_api_keys)
+    app.add_middleware(RecordingMiddleware, metrics=metrics)
     app.add_middleware(RequestContextMiddleware)
     app.add_middleware(DrainMiddleware, drain=drain)
 
@@ -146,10 +161,10 @@ def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
         return served
 
 
-def _add_metrics_route(app: FastAPI) -> None:
+def _add_metrics_route(app: FastAPI, registry: CollectorRegistry) -> None:
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:

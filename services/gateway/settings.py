@@ -83,7 +83,10 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     health_timeout_seconds: float = Field(3.0, gt=0, description="a slower health check counts as failed")
     shutdown_grace_seconds: float = Field(30.0, ge=0, description="time for running answers after SIGTERM")
     shutdown_delay_seconds: float = Field(
-        0.0, ge=0, description="least time from SIGTERM to the end, in which a load balancer sees /ready fail"
+        0.0,
+        ge=0,
+        description="time from SIGTERM in which /ready fails and requests are still served, until a load "
+        "balancer has seen it",
     )
 
     @property

@@ -16,6 +16,7 @@ from services.gateway.choice import Choice
 from services.gateway.envelope import Envelope
 from services.gateway.errors import error_body
 from services.gateway.logprob_shapes import JsonObject
+from services.gateway.recorder import recorder
 from services.gateway.schemas import StreamOptions
 
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -66,6 +67,7 @@ class EventStreamResponse(StreamingResponse):
                 await unless_disconnected(receive, self.stream_response(send))
         except (ClientDisconnect, TimeoutError):
             # The status is sent, so there is nothing to answer: the server closes what is left of the connection.
+            recorder().left()
             logger.info("client left", extra={"request_id": self._answer.request_id})
         finally:
             self._answer.close()
@@ -78,9 +80,11 @@ async def frames(answer: Answer, envelope: Envelope, options: StreamOptions) -> 
             yield _frame(chunk)
         yield _DONE
     except StructKVError as error:
+        recorder().failed(error)
         logger.info("stream failed", extra={"request_id": answer.request_id, "code": error.code.name})
         yield last_words(error)
     except Exception as error:
+        recorder().failed(error)
         logger.exception("stream failed", extra={"request_id": answer.request_id})
         yield last_words(error)
 

@@ -171,6 +171,7 @@ class PrefillEngine:
         kept = None
         if decision.kept is not None:
             kept = _gather(layer, attention, decision.kept, slides=window is not None)
+            kept = replace(kept, select_seconds=time.monotonic() - started)
         run.compute_seconds += time.monotonic() - started
         return kept
 

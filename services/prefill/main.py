@@ -4,16 +4,19 @@ import asyncio
 import logging
 from concurrent.futures import Executor
 
-from common import metrics, rpc
+from common import rpc
 from common.logging import configure
+from common.metrics import expose, new_registry
 from common.model import decoder
 from common.model.compute import compute_thread
-from common.model.source import resolve
+from common.model.source import resolve, served_name
 from common.pb import prefill_pb2_grpc
+from common.trace_export import exporting
 from common.transport.redis_store import open_store
 from services.prefill.blocks import sentence_ends
 from services.prefill.engine import CPU_CHUNK_TOKENS, PrefillEngine
 from services.prefill.faults import Faults
+from services.prefill.metrics import PrefillMetrics
 from services.prefill.scheduler import PrefillScheduler
 from services.prefill.server import PrefillServer
 from services.prefill.settings import PrefillSettings
@@ -26,7 +29,9 @@ def run(settings: PrefillSettings) -> None:
     """Load the model and serve until a signal. Raises ModelLoadError if the model cannot be served."""
     configure("prefill", settings.log_level)
     compute = compute_thread("prefill", settings.threads)
-    asyncio.run(_serve(settings, compute.submit(_load, settings).result(), compute))
+    engine = compute.submit(_load, settings).result()
+    with exporting("prefill"):
+        asyncio.run(_serve(settings, engine, compute))
 
 
 def _load(settings: PrefillSettings) -> PrefillEngine:
@@ -44,9 +49,11 @@ async def _serve(settings: PrefillSettings, engine: PrefillEngine, compute: Exec
     if faults is not None:
         logger.warning("skeletons are damaged on purpose", extra={"faults": settings.faults})
     async with open_store(settings) as store:
-        server = PrefillServer(engine, scheduler, store, faults)
-        metrics.PREFILL_PROMPTS.set_function(lambda: scheduler.num_jobs)
-        metrics.expose(settings.host, settings.metrics_port)
+        registry = new_registry("prefill", served_name(settings.model))
+        metrics = PrefillMetrics(registry)
+        metrics.watch(scheduler)
+        server = PrefillServer(engine, scheduler, store, faults, metrics)
+        expose(registry, settings.host, settings.metrics_port)
         await rpc.serve(
             lambda grpc_server: prefill_pb2_grpc.add_PrefillServicer_to_server(server, grpc_server),
             scheduler.run(),

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
-from common import metrics
 from common.errors import StoreError
 from common.pb import prefill_pb2, skeleton_pb2
 from common.skeleton import wire
@@ -21,8 +20,16 @@ logger = logging.getLogger(__name__)
 class Outlet:
     """One skeleton's way out, a context manager. Given a store, its layers go there as long as it takes them."""
 
-    def __init__(self, skeleton: SkeletonSpec, request_id: str, store: RedisStore | None) -> None:
+    def __init__(
+        self,
+        skeleton: SkeletonSpec,
+        request_id: str,
+        store: RedisStore | None,
+        on_fallback: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Take the skeleton and the store; `on_fallback` is told in a word why the store is not used any further."""
         self._store = store
+        self._on_fallback = on_fallback
         self._skeleton = skeleton
         self._request_id = request_id
         self._writer = secrets.token_hex(8)
@@ -112,7 +119,7 @@ class Outlet:
 
     def _give_up(self, reason: str, why: str) -> None:
         self._store = None
-        metrics.STORE_FALLBACKS.labels(reason).inc()
+        self._on_fallback(reason)
         logger.warning(
             "the skeleton goes on inline, the store is of no use",
             extra={"request_id": self._request_id, "reason": reason, "error": why},

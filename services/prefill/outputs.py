@@ -16,6 +16,7 @@ class KeptLayer:
         positions: [kept], int64, for a sliding-window layer, whose tokens expire one day; else None, since with
             one set per KV head there is no single position.
         places: where in the prompt the kept tokens stand, [kept], or [G, kept] with one set per KV head; int64.
+        select_seconds: the time that choosing took.
     """
 
     layer: int
@@ -23,6 +24,7 @@ class KeptLayer:
     values: Tensor
     positions: Tensor | None
     places: Tensor
+    select_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import copy_context
 
 from common.pb import prefill_pb2, skeleton_pb2
 from common.skeleton import wire
@@ -16,6 +17,7 @@ from common.skeleton.spec import SkeletonSpec
 from common.token_bound import TokenBound
 from services.prefill.engine import PrefillEngine
 from services.prefill.outputs import KeptLayer, PromptEnd
+from services.prefill.phases import Phases, Times
 
 _OUTBOX_BYTES = 16 * 1024 * 1024
 """Encoded layers that may wait to be read before a prompt pauses: a short prompt's all fit, so that the prompts it
@@ -33,9 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 class _Job:
-    """One prompt: its generator, what it produced, and how long it waited and ran."""
+    """One prompt: its generator, what it produced, and where its time went."""
 
-    def __init__(self, engine: PrefillEngine, token_ids: list[int], skeleton: SkeletonSpec, priority: int) -> None:
+    def __init__(
+        self, engine: PrefillEngine, token_ids: list[int], skeleton: SkeletonSpec, priority: int, phases: Phases
+    ) -> None:
         self.num_tokens = len(token_ids)
         self.priority = priority
         self.outbox: asyncio.Queue[Events | Exception] = asyncio.Queue()
@@ -45,9 +49,9 @@ class _Job:
         self._steps = engine.run(token_ids, skeleton.selection)
         self._skeleton = skeleton
         self._layers_left = engine.model.spec.num_layers + 1
-        self.runnable_since = time.monotonic()
-        self._queue_seconds = 0.0
-        self._prefill_seconds = 0.0
+        self._phases = phases
+        self.runnable_since = phases.arrived
+        self.context = copy_context()  # the request's, for what is logged of it elsewhere
 
     @property
     def work_left(self) -> int:
@@ -57,11 +61,16 @@ class _Job:
     def compute(self) -> Events:
         """Run one step and encode what a layer that it completes keeps; in the compute thread."""
         started = time.monotonic()
-        self._queue_seconds += started - self.runnable_since
         output = next(self._steps)
-        self._layers_left -= isinstance(output, KeptLayer)
+        computed = time.monotonic()
+        is_layer = isinstance(output, KeptLayer)
+        self._layers_left -= is_layer
         events = self._encode(output) if isinstance(output, KeptLayer) else []
-        self._prefill_seconds += time.monotonic() - started
+        encoded = time.monotonic()
+        selected = output.select_seconds if isinstance(output, KeptLayer) else 0.0
+        times = Times(started - self.runnable_since, computed - started - selected, selected, encoded - computed)
+        self._phases.step(times, ends_layer=is_layer)
+        self.runnable_since = encoded
         if isinstance(output, PromptEnd):
             events.append(prefill_pb2.PrefillEvent(result=self._result(output)))
         return events
@@ -73,8 +82,9 @@ class _Job:
     def _result(self, end: PromptEnd) -> skeleton_pb2.PrefillResult:
         self.finished = True
         result = wire.prompt_end(self._skeleton, end.hidden_state, end.pivot_layer)
-        result.queue_seconds = self._queue_seconds
-        result.prefill_seconds = self._prefill_seconds
+        self._phases.pivot_layer, self._phases.finished = end.pivot_layer, True
+        total = self._phases.total()
+        result.queue_seconds, result.prefill_seconds = total.queue, total.prefill
         return result
 
     def deliver(self, output: Events | Exception) -> None:
@@ -91,10 +101,6 @@ class _Job:
         if isinstance(output, Exception):
             raise output
         return output
-
-    def ready_again(self) -> None:
-        """Start counting the wait for the next turn."""
-        self.runnable_since = time.monotonic()
 
     def close(self) -> None:
         """Drop the generator and with it the prompt's tensors."""
@@ -121,18 +127,24 @@ class PrefillScheduler:
         return len(self._jobs)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of those prompts."""
+        return self._bound.tokens
+
+    @property
     def makes_progress(self) -> bool:
         """Whether no step has been running for so long that it must have got stuck."""
         return self._running is None or time.monotonic() - self._step_started < _STUCK_SECONDS
 
     async def stream(
-        self, token_ids: list[int], skeleton: SkeletonSpec, priority: int = 0
+        self, token_ids: list[int], skeleton: SkeletonSpec, priority: int = 0, phases: Phases | None = None
     ) -> AsyncGenerator[prefill_pb2.PrefillEvent, None]:
         """Run a prompt and yield its layers as they are done. Closing the iterator cancels the prompt.
 
-        While nothing is done, it says now and then that the worker makes progress; a stuck one says nothing.
+        While nothing is done, it says now and then that the worker makes progress; a stuck one says nothing. The
+        prompt's times go into `phases`.
         """
-        job = _Job(self._engine, token_ids, skeleton, priority)
+        job = _Job(self._engine, token_ids, skeleton, priority, phases or Phases())
         self._bound.enter(job.num_tokens)
         self._jobs.append(job)
         self._changed.set()
@@ -189,7 +201,6 @@ class PrefillScheduler:
             self._discard(job)
             return
         job.deliver(output)
-        job.ready_again()
 
     def _withdraw(self, job: _Job) -> None:
         job.cancelled = True
@@ -198,7 +209,7 @@ class PrefillScheduler:
 
     def _discard(self, job: _Job) -> None:
         if not job.finished:
-            logger.info("prompt cancelled", extra={"prompt_tokens": job.num_tokens})
+            job.context.run(logger.info, "prompt cancelled", extra={"prompt_tokens": job.num_tokens})
         job.close()
         self._jobs.remove(job)
         self._bound.leave(job.num_tokens)

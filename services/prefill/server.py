@@ -13,7 +13,9 @@ from common.skeleton.spec import SkeletonSpec
 from common.transport.redis_store import RedisStore
 from services.prefill.engine import PrefillEngine
 from services.prefill.faults import Faults
+from services.prefill.metrics import PrefillMetrics
 from services.prefill.outlet import Outlet
+from services.prefill.record import recorded, sending
 from services.prefill.scheduler import PrefillScheduler
 
 Context = grpc.aio.ServicerContext[prefill_pb2.PrefillRequest, prefill_pb2.PrefillEvent]
@@ -28,19 +30,21 @@ class PrefillServer(prefill_pb2_grpc.PrefillServicer):
         scheduler: PrefillScheduler,
         store: RedisStore | None = None,
         faults: Faults | None = None,
+        metrics: PrefillMetrics | None = None,
     ) -> None:
-        """Take what runs prompts, the store if the workers share one, and what is to go wrong, for tests."""
+        """Take what runs prompts, the store if the workers share one, what is to go wrong, for tests, and metrics."""
         self._engine = engine
         self._scheduler = scheduler
         self._store = store
         self._faults = faults
+        self._metrics = metrics or PrefillMetrics()
 
     # A coroutine that writes, not a generator: a cancelled call then unwinds at once.
     async def Prefill(  # type: ignore[override]  # noqa: N802
         self, request: prefill_pb2.PrefillRequest, context: Context
     ) -> None:
         """Stream the skeleton of one prompt."""
-        async with error_boundary(context, request.request_id):
+        async with error_boundary(context, request.request_id, self._metrics.refused):
             model = self._engine.model.spec
             if request.model_fingerprint != model.fingerprint:
                 raise SkeletonError(
@@ -52,10 +56,12 @@ class PrefillServer(prefill_pb2_grpc.PrefillServicer):
             await context.write(prefill_pb2.PrefillEvent(header=wire.header(skeleton)))
             store = self._store if request.store and self._store is not None and self._store.admits() else None
             # Left in reverse: a prompt that is cancelled stops before the store is tidied up.
-            async with (
-                Outlet(skeleton, request.request_id, store) as outlet,
-                aclosing(self._scheduler.stream(token_ids, skeleton, request.priority)) as stream,
-            ):
-                async for event in stream if self._faults is None else self._faults.strike(stream):
-                    async for message in outlet.pass_on(event):
-                        await context.write(message)
+            with recorded(len(token_ids), self._metrics) as phases:
+                async with (
+                    Outlet(skeleton, request.request_id, store, self._metrics.fell_back) as outlet,
+                    aclosing(self._scheduler.stream(token_ids, skeleton, request.priority, phases)) as stream,
+                ):
+                    async for event in stream if self._faults is None else self._faults.strike(stream):
+                        with sending(phases):
+                            async for message in outlet.pass_on(event):
+                                await context.write(message)

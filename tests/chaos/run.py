@@ -92,14 +92,17 @@ async def _disturbed(plan: Plan, up: Cluster, client: httpx.AsyncClient, expecte
     return Report(outcomes, dict(killer.kills), counters, await leaks(up), seconds)
 
 
+_RECOVERIES = ("decode_failovers", "prefill_failovers", "store_fallbacks", "skeletons_reused")
+
+
 async def _counters(up: Cluster) -> dict[str, float]:
-    """Return what the gateway counted, which lived through it all, and what those workers did that still live."""
+    """Return which recoveries the gateway counted, which lived through it all, and those workers that still live."""
     totals: dict[str, float] = {}
     for name in up.members:
         if name != "store":
             for sample, value in (await up.metrics(name)).items():
-                if sample.startswith("structkv_") and sample.endswith("_total"):
-                    short = sample.removeprefix("structkv_").removesuffix("_total")
+                short = sample.removeprefix("structkv_").removesuffix("_total")
+                if short in _RECOVERIES:
                     totals[short] = totals.get(short, 0) + value
     return totals
 

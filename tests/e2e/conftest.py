@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +32,7 @@ class Up:
     output: Path
 
     client: openai.OpenAI
+    metrics_port: int
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
         """End the service and what this process holds of it; return the exit code."""
@@ -71,21 +71,23 @@ def free_port() -> int:
         return held.getsockname()[1]
 
 
+def free_ports_in_a_row(count: int) -> int:
+    """Return the first of so many neighbouring ports that nobody listens on."""
+    while True:
+        first = free_port()
+        try:
+            for port in range(first, first + count):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return first
+
+
 def start(output: Path, *flags: str) -> Up:
-    port = free_port()
+    port, metrics_port = free_port(), free_ports_in_a_row(4)
+    command = [STRUCTKV, "up", "--port", str(port), "--metrics-port", str(metrics_port), *flags]
     with output.open("wb") as file:
-        process = subprocess.Popen([STRUCTKV, "up", "--port", str(port), *flags], stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file)
     url = f"http://127.0.0.1:{port}"
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=170)
-    return Up(process, url, output, client)
-
-
-@pytest.fixture(scope="session")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Return the service with its defaults, shared by all tests that leave it as it is."""
-    running = start(tmp_path_factory.mktemp("up") / "output")
-    try:
-        running.wait_until_ready()
-        yield running
-    finally:
-        running.stop()
+    return Up(process, url, output, client, metrics_port)

@@ -40,6 +40,7 @@ class Process:
     flags: list[str]
     log: Path
     port: int = field(default_factory=free_port)
+    environment: dict[str, str] = field(default_factory=dict)
     running: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -49,7 +50,7 @@ class Process:
     def start(self) -> None:
         """Start it, and do not wait."""
         command = [STRUCTKV, self.kind, "--port", str(self.port), *self.flags]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | self.environment
         with self.log.open("ab") as log:
             self.running = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 

@@ -51,6 +51,24 @@ class TestWhenItIsOver:
         self.now += 1
         assert drain.over
 
+    async def test_requests_are_served_until_load_balancers_had_time_to_see_it(self) -> None:
+        drain = self.drain(30, delay_seconds=5)
+        drain.begin()
+        self.now += 4
+        assert drain.draining
+        drain.check()
+        self.now += 1
+        with pytest.raises(UnavailableError, match="draining"):
+            drain.check()
+
+    async def test_a_second_signal_waits_for_no_load_balancer(self) -> None:
+        drain = self.drain(30, delay_seconds=5)
+        drain.begin()
+        drain.hurry()
+        assert drain.over
+        with pytest.raises(UnavailableError, match="draining"):
+            drain.check()
+
 
 async def test_new_requests_are_refused_and_it_says_so(gateway: Gateway) -> None:
     assert "connection" not in (await gateway.http.get("/health")).headers
@@ -89,3 +107,14 @@ async def test_draining_is_said_even_where_workers_are_missing(start_gateway: St
     gateway.app.state.drain.begin()
     ready = (await gateway.http.get("/ready")).json()
     assert (ready["status"], ready["missing"]) == ("draining", ["prefill"])
+
+
+async def test_while_the_load_balancer_has_not_seen_it_requests_are_answered_and_connections_closed(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(shutdown_delay_seconds=60)
+    gateway.app.state.drain.begin()
+    assert (await gateway.http.get("/ready")).status_code == 503
+    answered = await gateway.complete()
+    assert answered.status_code == 200
+    assert answered.headers["connection"] == "close"
