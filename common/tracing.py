@@ -55,7 +55,9 @@ def call_span(method: str, target: str) -> Iterator[Span]:
     """Return the span of a call to `host:port`, which ends with the context. It is not the current one."""
     host, _, port = target.rpartition(":")
     span = start_span(method, kind=SpanKind.CLIENT, attributes={"rpc.system.name": "grpc", "rpc.method": method})
-    span.set_attributes({"server.address": host.strip("[]"), "server.port": int(port)})
+    span.set_attribute("server.address", host.strip("[]"))
+    if port.isascii() and port.isdigit():  # a request may name anything as its prefill worker
+        span.set_attribute("server.port", int(port))
     try:
         yield span
     except Exception as error:
