@@ -89,7 +89,7 @@ def up(
     ] = "warning",
 ) -> None:
     """Start the gateway and its workers on this machine; Ctrl-C stops them."""
-    from services.gateway.endpoint import EndpointSettings  # noqa: PLC0415
+    from services.gateway.http.endpoint import EndpointSettings  # noqa: PLC0415
     from services.up import Plan, run  # noqa: PLC0415
 
     with _naming_settings():

@@ -14,7 +14,7 @@ from services.decode.metrics import DecodeMetrics
 from services.decode.pool import KVPool
 from services.decode.scheduler import DecodeScheduler
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.routing import WorkerPool
+from services.gateway.workers.routing import WorkerPool
 from services.prefill.engine import PrefillEngine
 from services.prefill.metrics import PrefillMetrics
 from services.prefill.scheduler import PrefillScheduler

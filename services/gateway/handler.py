@@ -10,21 +10,21 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from common.skeleton.selection import Selection
-from services.gateway.answer import Answer
-from services.gateway.choices import ChoiceFactory
-from services.gateway.context import context_of
-from services.gateway.decode_calls import DecodeCalls
-from services.gateway.decode_client import DecodeClient
-from services.gateway.envelope import Envelope
-from services.gateway.planning import check_length, plan_all
-from services.gateway.reader import RequestReader
+from services.gateway.answers.answer import Answer
+from services.gateway.answers.choices import ChoiceFactory
+from services.gateway.answers.envelope import Envelope
+from services.gateway.answers.shapes import ChatShape, CompletionShape, Shape
+from services.gateway.answers.streaming import EventStreamResponse, unless_disconnected
+from services.gateway.http.context import context_of
+from services.gateway.http.reader import RequestReader
 from services.gateway.recorder import recorder
-from services.gateway.schemas import ChatRequest, CompletionRequest, GenerationRequest
-from services.gateway.shapes import ChatShape, CompletionShape, Shape
-from services.gateway.streaming import EventStreamResponse, unless_disconnected
+from services.gateway.requests.planning import check_length, plan_all
+from services.gateway.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from services.gateway.text_model import Prompt, TextModel
 from services.gateway.tools.conversation import conversation
 from services.gateway.tools.request import grammar_of
+from services.gateway.workers.decode_calls import DecodeCalls
+from services.gateway.workers.decode_client import DecodeClient
 
 GenerationT = TypeVar("GenerationT", bound=GenerationRequest)
 

@@ -11,8 +11,8 @@ from common.errors import ModelLoadError
 from common.logging import configure
 from common.network import is_loopback
 from common.trace_export import exporting
-from services.gateway.connections import ServerConfig
-from services.gateway.drain import Drain
+from services.gateway.http.connections import ServerConfig
+from services.gateway.http.drain import Drain
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
 

@@ -5,7 +5,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from common.metrics import SECONDS, STEP_SECONDS, TOKENS
-from services.gateway.routing import WorkerPool
+from services.gateway.workers.routing import WorkerPool
 
 _FINISH_REASONS = ("stop", "length", "tool_calls")
 _FAILOVER_PHASES = ("first token", "answer")

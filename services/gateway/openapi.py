@@ -7,13 +7,13 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from services.gateway.answer_schemas import ChatCompletionChunk, CompletionChunk
-from services.gateway.context import REQUEST_ID_HEADER
-from services.gateway.deadline import TIMEOUT_HEADER
-from services.gateway.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from services.gateway.answers.answer_schemas import ChatCompletionChunk, CompletionChunk
+from services.gateway.http.context import REQUEST_ID_HEADER
+from services.gateway.http.deadline import TIMEOUT_HEADER
+from services.gateway.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from services.gateway.requests.unsupported import UNSUPPORTED
 from services.gateway.service_schemas import ErrorBody
 from services.gateway.tokenization import DetokenizeRequest, TokenizeRequest
-from services.gateway.unsupported import UNSUPPORTED
 
 JsonSchema = dict[str, Any]
 

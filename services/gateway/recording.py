@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import tracing
-from services.gateway.auth import OPEN_PATHS
-from services.gateway.context import context_of
-from services.gateway.errors import DrainingError
+from services.gateway.http.auth import OPEN_PATHS
+from services.gateway.http.context import context_of
+from services.gateway.http.errors import DrainingError
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.recorder import CURRENT, RequestRecorder
 

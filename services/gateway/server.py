@@ -13,30 +13,30 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from common.errors import ModelNotFoundError, UnavailableError
 from common.metrics import new_registry
 from common.tls import Tls
-from services.gateway.answer_schemas import (
+from services.gateway.answers.answer_schemas import (
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
     CompletionChunk,
 )
-from services.gateway.auth import ApiKeyMiddleware
-from services.gateway.context import RequestContextMiddleware
-from services.gateway.decode_client import DecodeClient
-from services.gateway.drain import Drain, DrainMiddleware
-from services.gateway.errors import DrainingError, error_body, install_handlers
+from services.gateway.answers.logprob_shapes import JsonObject
 from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, RequestHandler
-from services.gateway.in_flight import InFlightMiddleware
-from services.gateway.logprob_shapes import JsonObject
+from services.gateway.http.auth import ApiKeyMiddleware
+from services.gateway.http.context import RequestContextMiddleware
+from services.gateway.http.drain import Drain, DrainMiddleware
+from services.gateway.http.errors import DrainingError, error_body, install_handlers
+from services.gateway.http.in_flight import InFlightMiddleware
+from services.gateway.http.reader import Limits, RequestReader
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.openapi import FAILURE, generation, publish, tokenization
-from services.gateway.reader import Limits, RequestReader
 from services.gateway.recording import RecordingMiddleware
-from services.gateway.routing import WorkerPool
-from services.gateway.schemas import ChatRequest, CompletionRequest
+from services.gateway.requests.schemas import ChatRequest, CompletionRequest
 from services.gateway.service_schemas import Model, ModelList, NotReady, Status, Tokens, TokensText, Version
 from services.gateway.settings import GatewaySettings
 from services.gateway.text_model import TextModel, load_text_model
 from services.gateway.tokenization import DetokenizeRequest, TokenizationHandler, TokenizeRequest
+from services.gateway.workers.decode_client import DecodeClient
+from services.gateway.workers.routing import WorkerPool
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from services.gateway.answer_schemas import ExactObject
+from services.gateway.answers.answer_schemas import ExactObject
 
 
 class Model(ExactObject):

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from common.model.source import served_name
 from common.settings import Addresses, Port, ServiceSettings
 from common.skeleton.selection import METHODS, Selection
-from services.gateway.endpoint import EndpointSettings
+from services.gateway.http.endpoint import EndpointSettings
 from services.gateway.tools.formats import FormatName
 
 _DEFAULTS = Selection()

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from common.errors import InvalidRequestError, ModelLoadError
 from common.model.source import resolve
 from common.model.tokenizer_files import eos_token_ids, read_json
+from services.gateway.answers.detokenizer import special_token_ids
 from services.gateway.chat_template import ChatMessage, ChatTemplate
-from services.gateway.detokenizer import special_token_ids
 from services.gateway.tools.formats import HERMES, FormatName, ToolFormat, format_of
 
 Tools = Sequence[dict[str, Any]] | None

@@ -6,10 +6,10 @@ from fastapi import Request
 from pydantic import ConfigDict, Field, model_validator
 
 from common.errors import InvalidRequestError
-from services.gateway.logprob_shapes import JsonObject
-from services.gateway.messages import Messages
-from services.gateway.reader import RequestReader
-from services.gateway.strict_body import StrictBody
+from services.gateway.answers.logprob_shapes import JsonObject
+from services.gateway.http.reader import RequestReader
+from services.gateway.requests.messages import Messages
+from services.gateway.requests.strict_body import StrictBody
 from services.gateway.text_model import TextModel
 from services.gateway.tools.conversation import conversation
 from services.gateway.tools.schemas import Tools

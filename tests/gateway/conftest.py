@@ -20,7 +20,7 @@ from common.pb import decode_pb2, decode_pb2_grpc
 from common.rpc import bind, error_boundary
 from common.settings import DEFAULT_MODEL
 from common.tls import Tls
-from services.gateway.connections import ServerConfig
+from services.gateway.http.connections import ServerConfig
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
 from services.gateway.text_model import TextModel, load_text_model

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from services.gateway import errors, parameter_errors
-from services.gateway.messages import Message
-from services.gateway.schemas import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
-from services.gateway.selection_options import StructKVOptions
-from services.gateway.structured import JsonSchemaFormat, ResponseFormat, StructuredOutputs
+from services.gateway.http import errors
+from services.gateway.requests import parameter_errors
+from services.gateway.requests.messages import Message
+from services.gateway.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
+from services.gateway.requests.selection_options import StructKVOptions
+from services.gateway.requests.structured import JsonSchemaFormat, ResponseFormat, StructuredOutputs
+from services.gateway.requests.unsupported import UNSUPPORTED
 from services.gateway.tokenization import DetokenizeRequest, TokenizeRequest
 from services.gateway.tools.schemas import FunctionDefinition
-from services.gateway.unsupported import UNSUPPORTED
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/api.md").read_text()

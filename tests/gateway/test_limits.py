@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.gateway.messages import MAX_MESSAGES
+from services.gateway.requests.messages import MAX_MESSAGES
 from tests.gateway.conftest import Gateway, StartGateway, until
 
 

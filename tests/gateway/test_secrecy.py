@@ -149,7 +149,7 @@ async def test_a_failing_detokeniser(http: httpx.AsyncClient, log: Lines, monkey
     def fail(_: object, token_ids: list[int]) -> str:
         raise ValueError(ANSWER)
 
-    monkeypatch.setattr("services.gateway.detokenizer.Detokenizer.push", fail)
+    monkeypatch.setattr("services.gateway.answers.detokenizer.Detokenizer.push", fail)
     response = await http.post("/v1/completions", json=BODY | {"stream": True})
     assert "internal_error" in response.text
     assert log.has("stream failed")

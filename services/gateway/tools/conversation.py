@@ -6,7 +6,7 @@ from typing import Any
 
 from common.errors import InvalidRequestError
 from services.gateway.chat_template import ChatMessage
-from services.gateway.messages import Message
+from services.gateway.requests.messages import Message
 from services.gateway.text_model import TextModel
 from services.gateway.tools.formats import HERMES, MISTRAL, ToolFormat
 from services.gateway.tools.schemas import MessageToolCall, Tool

@@ -6,7 +6,7 @@ from typing import Any
 
 from common.errors import InvalidRequestError
 from common.grammar import check_grammar
-from services.gateway.json_grammar import json_entry, serialised
+from services.gateway.requests.json_grammar import json_entry, serialised
 from services.gateway.tools.formats import ToolFormat
 from services.gateway.tools.schemas import FunctionDefinition
 

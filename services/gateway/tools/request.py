@@ -1,8 +1,8 @@
 """What a chat asks of tools: the grammar that its answers follow, and the parser that takes their calls out."""
 
 from common.errors import InvalidRequestError
-from services.gateway.answer_grammar import answer_entry, answer_grammar
-from services.gateway.schemas import ChatRequest, GenerationRequest
+from services.gateway.requests.answer_grammar import answer_entry, answer_grammar
+from services.gateway.requests.schemas import ChatRequest, GenerationRequest
 from services.gateway.text_model import TextModel
 from services.gateway.tools.grammar import calls_or_form, forced_calls, free_text_or_calls
 from services.gateway.tools.parser import ToolCallParser

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from common.errors import InvalidRequestError
-from services.gateway.strict_body import StrictBody
+from services.gateway.requests.strict_body import StrictBody
 
 MAX_TOOLS = 128
 

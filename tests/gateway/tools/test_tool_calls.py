@@ -9,14 +9,14 @@ from llguidance import LLTokenizer
 from tokenizers import Tokenizer
 
 from common.pb import decode_pb2
+from services.gateway.answers.detokenizer import special_token_ids
 from services.gateway.chat_template import ChatTemplate
-from services.gateway.detokenizer import special_token_ids
 from services.gateway.text_model import TextModel
 from services.gateway.tools.formats import HERMES
+from tests.gateway.answers.test_agreement import GRAMMAR
 from tests.gateway.conftest import STOP, Gateway, StartGateway, events
-from tests.gateway.test_agreement import GRAMMAR
+from tests.gateway.requests.test_structured import follows
 from tests.gateway.test_api import error_of, frames
-from tests.gateway.test_structured import follows
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Weather.", "parameters": PARAMETERS}}

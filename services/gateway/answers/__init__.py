@@ -1,0 +1,1 @@
+"""What comes back: tokens become text, and text OpenAI's objects."""

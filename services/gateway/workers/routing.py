@@ -1,0 +1,205 @@
+"""Knows the workers: who there is, who is serving, and who has the least to do."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from common.errors import NoWorkerError, UnavailableError
+from common.rpc import is_serving, open_channel
+from common.tls import Tls
+from services.gateway.workers.discovery import Discovery, Resolver, SystemResolver
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """One worker as the gateway sees it.
+
+    Attributes:
+        address: ip:port.
+        healthy: whether its last health check was good and no call has failed to reach it since.
+        in_flight_tokens: tokens of the requests that it is busy with.
+        last_chosen: rises with every lease of the pool; among equals the one idle longest is next.
+        num_users: requests and health checks that use the channel now.
+        gone: whether its address is no longer among the pool's.
+    """
+
+    def __init__(self, address: str, tls: Tls | None = None) -> None:
+        self.address = address
+        self.healthy = False
+        self.in_flight_tokens = 0
+        self.last_chosen = 0
+        self.num_users = 0
+        self.gone = False
+        self._channel: grpc.aio.Channel | None = open_channel(address, tls)
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel to it; raises UnavailableError if it was closed since the worker was a candidate."""
+        if self._channel is None:
+            raise UnavailableError(f"the worker at {self.address} is gone")
+        return self._channel
+
+    async def close(self) -> None:
+        """Close the channel. May be called again."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+
+class WorkerPool:
+    """The workers of one kind. Enter it inside the running event loop: it opens channels, polls health and names."""
+
+    def __init__(
+        self,
+        kind: str,
+        entries: Sequence[str],
+        *,
+        interval_seconds: float,
+        timeout_seconds: float,
+        discovery_interval_seconds: float = 5.0,
+        resolver: Resolver | None = None,
+        tls: Tls | None = None,
+    ) -> None:
+        """Take `host:port` entries, whose hosts may be names of several workers, and how often to look."""
+        self.kind = kind
+        self._tls = tls
+        self._interval_seconds = interval_seconds
+        self._timeout_seconds = timeout_seconds
+        self._discovery_interval_seconds = discovery_interval_seconds
+        self._discovery = Discovery(entries, resolver or SystemResolver(), timeout_seconds)
+        self._turns = itertools.count(1)
+        self._workers: dict[str, Worker] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._round: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Find the workers, look which are serving, and go on watching."""
+        await self.check_all()
+        if self._discovery.may_change:
+            self._spawn(self._discover())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop watching and close the channels."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(worker.close() for worker in self._workers.values()))
+
+    @property
+    def any_healthy(self) -> bool:
+        """Whether at least one worker is known to serve."""
+        return any(worker.healthy for worker in self._workers.values())
+
+    def count(self, *, healthy: bool) -> int:
+        """Return how many workers are known to serve, or not to."""
+        return sum(worker.healthy == healthy for worker in self._workers.values())
+
+    async def candidates(self) -> list[Worker]:
+        """Return the healthy workers, least busy first.
+
+        If none is known, names are resolved and all are asked once more, so that one which just came up is not
+        refused. Raises NoWorkerError if that finds none either.
+        """
+        if not self.any_healthy:
+            await self.check_all()
+        healthy = [worker for worker in self._workers.values() if worker.healthy]
+        if not healthy:
+            raise NoWorkerError(f"no {self.kind} worker is serving")
+        return sorted(healthy, key=lambda worker: (worker.in_flight_tokens, worker.last_chosen))
+
+    @contextmanager
+    def lease(self, worker: Worker, tokens: int) -> Iterator[None]:
+        """Count tokens as the worker's for as long as the context lasts."""
+        worker.last_chosen = next(self._turns)
+        worker.in_flight_tokens += tokens
+        try:
+            with self._using(worker):
+                yield
+        finally:
+            worker.in_flight_tokens -= tokens
+
+    def mark_unreachable(self, worker: Worker) -> None:
+        """Leave a worker out until its next good health check."""
+        self._set_health(worker, healthy=False)
+
+    async def check_all(self) -> None:
+        """Resolve the names and ask every worker whether it serves, now."""
+        # Requests that wait at the same time share one round; a client that leaves does not end it for the others.
+        if self._round is None or self._round.done():
+            self._round = self._spawn(self._look_once())
+        await asyncio.shield(self._round)
+
+    async def _look_once(self) -> None:
+        await self._update()
+        await self._check_each(list(self._workers.values()))
+
+    async def _discover(self) -> None:
+        while True:
+            await asyncio.sleep(self._discovery_interval_seconds)
+            await self._check_each(await self._update())
+
+    async def _update(self) -> list[Worker]:
+        """Let go of the addresses that have vanished, take in the new ones and return those."""
+        addresses = await self._discovery.addresses()
+        for address in self._workers.keys() - set(addresses):
+            worker = self._workers.pop(address)
+            worker.gone = True
+            logger.info("worker has left", extra={"kind": self.kind, "worker": address})
+            self._close_unused(worker)
+        new = [Worker(address, self._tls) for address in addresses if address not in self._workers]
+        for worker in new:
+            self._workers[worker.address] = worker
+            self._spawn(self._watch(worker))
+        return new
+
+    async def _watch(self, worker: Worker) -> None:
+        while not worker.gone:
+            await asyncio.sleep(self._interval_seconds)
+            await self._check(worker)
+
+    async def _check_each(self, workers: Sequence[Worker]) -> None:
+        await asyncio.gather(*(self._check(worker) for worker in workers))
+
+    async def _check(self, worker: Worker) -> None:
+        if worker.gone:
+            return
+        with self._using(worker):
+            healthy = await is_serving(worker.channel, self._timeout_seconds)
+        if not worker.gone:
+            self._set_health(worker, healthy=healthy)
+
+    def _set_health(self, worker: Worker, *, healthy: bool) -> None:
+        if worker.healthy != healthy:
+            state = "serving" if healthy else "not serving"
+            logger.info("worker is %s", state, extra={"kind": self.kind, "worker": worker.address})
+        worker.healthy = healthy
+
+    @contextmanager
+    def _using(self, worker: Worker) -> Iterator[None]:
+        """Keep the channel open; the last one to use a worker that is gone closes it."""
+        worker.num_users += 1
+        try:
+            yield
+        finally:
+            worker.num_users -= 1
+            self._close_unused(worker)
+
+    def _close_unused(self, worker: Worker) -> None:
+        if worker.gone and not worker.num_users:
+            self._spawn(worker.close())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,178 @@
+"""Over real sockets: connections that are too many, too slow, too large, or encrypted."""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from common.settings import DEFAULT_MODEL
+from services.gateway.http.connections import MAX_HEAD_BYTES, ServerConfig
+from services.gateway.settings import GatewaySettings
+from tests.certificates import Authority
+from tests.gateway.conftest import Gateway, ScriptedDecode, StartGateway, events, grpc_worker, listening
+
+KEY = "key-of-anna-0123456789"
+BODY = json.dumps({"model": DEFAULT_MODEL, "prompt": "Once"}).encode()
+HEALTH = b"GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n"
+
+
+class Client:
+    """A connection that writes what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def status(self) -> int:
+        """Read one answer; return its status."""
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await self._reader.readexactly(int(length.split(b":")[1]))
+        return int(head.split()[1])
+
+    async def is_closed_while_sending(self, byte: bytes = b"", seconds: float = 2.0) -> bool:
+        """Send a byte now and then; tell whether the server closes the connection meanwhile."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                await self.send(byte)
+                async with asyncio.timeout(0.05):
+                    if not await self._reader.read(1000):
+                        return True
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return True
+        return False
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+Connect = Callable[[], AbstractAsyncContextManager[Client]]
+
+
+@asynccontextmanager
+async def reachable(gateway: Gateway, **settings: object) -> AsyncIterator[Connect]:
+    async with listening(gateway.app, **settings) as url:
+
+        @asynccontextmanager
+        async def connect() -> AsyncIterator[Client]:
+            client = Client(*await asyncio.open_connection("127.0.0.1", httpx.URL(url).port))
+            try:
+                yield client
+            finally:
+                client.close()
+
+        yield connect
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join(["POST /v1/completions HTTP/1.1", "Host: gateway", *lines, "", ""]).encode()
+
+
+async def test_headers_that_trickle_end_the_connection(gateway: Gateway) -> None:
+    async with reachable(gateway, header_timeout_seconds=0.3) as connect, connect() as client:
+        await client.send(b"GET /health HTTP/1.1\r\nX-Slow: ")
+        assert await client.is_closed_while_sending(b"x")
+
+
+async def test_a_connection_that_says_nothing_is_closed(gateway: Gateway) -> None:
+    async with reachable(gateway, header_timeout_seconds=0.3) as connect, connect() as client:
+        assert await client.is_closed_while_sending()
+
+
+async def test_a_second_request_may_not_trickle_either(gateway: Gateway) -> None:
+    async with reachable(gateway, header_timeout_seconds=0.3) as connect, connect() as client:
+        await client.send(HEALTH)
+        assert await client.status() == 200
+        await client.send(b"GET /health HTTP/1.1\r\nX-Slow: ")
+        assert await client.is_closed_while_sending(b"x")
+
+
+async def test_an_idle_connection_has_the_keep_alive_time(gateway: Gateway) -> None:
+    async with reachable(gateway, header_timeout_seconds=0.2) as connect, connect() as client:
+        for _ in range(2):
+            await client.send(HEALTH)
+            assert await client.status() == 200
+            await asyncio.sleep(0.4)
+        await client.send(HEALTH)
+        assert await client.status() == 200
+
+
+async def test_a_body_that_is_waited_for_may_take_longer(gateway: Gateway) -> None:
+    async with reachable(gateway, header_timeout_seconds=0.2) as connect, connect() as client:
+        await client.send(head(f"Content-Length: {len(BODY)}"))
+        for part in (BODY[:5], BODY[5:9], BODY[9:]):
+            await asyncio.sleep(0.15)
+            await client.send(part)
+        assert await client.status() == 200
+
+
+async def test_a_body_that_nobody_waits_for_may_not_trickle(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(api_keys=KEY)
+    async with reachable(gateway, header_timeout_seconds=0.3) as connect, connect() as client:
+        await client.send(head("Content-Length: 1000000"))
+        assert await client.status() == 401
+        assert await client.is_closed_while_sending(b"x")
+
+
+async def test_large_headers_are_refused(gateway: Gateway) -> None:
+    async with reachable(gateway) as connect, connect() as client:
+        await client.send(b"GET /health HTTP/1.1\r\nX-Large: ")
+        assert await client.is_closed_while_sending(b"x" * MAX_HEAD_BYTES)
+
+
+async def test_connections_beyond_the_bound_are_closed(gateway: Gateway) -> None:
+    async with reachable(gateway, max_connections=2) as connect, connect() as first:
+        async with connect() as second:
+            for client in (first, second):
+                await client.send(HEALTH)
+                assert await client.status() == 200
+            async with connect() as third:
+                assert await third.is_closed_while_sending()
+        await asyncio.sleep(0.1)
+        async with connect() as fourth:
+            await fourth.send(HEALTH)
+            assert await fourth.status() == 200
+
+
+async def test_https(gateway: Gateway, tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("127.0.0.1")
+    trust = ssl.create_default_context(cafile=str(files.ca))
+    async with listening(gateway.app, **files.http_settings) as url:
+        async with httpx.AsyncClient(verify=trust) as http:
+            answer = await http.post(f"{url}/v1/completions", content=BODY)
+            assert answer.json()["choices"][0]["text"] == " upon a time"
+        async with httpx.AsyncClient() as stranger:
+            with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                await stranger.get(f"{url}/health")
+            with pytest.raises(httpx.TransportError):
+                await stranger.get(f"{url.replace('https', 'http')}/health")
+
+
+async def test_old_versions_of_tls_are_off(gateway: Gateway, tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("127.0.0.1")
+    settings = GatewaySettings(decode_workers="a:1", prefill_workers="b:1", **files.http_settings)
+    config = ServerConfig(gateway.app, settings)
+    config.load()
+    assert config.ssl is not None
+    assert config.ssl.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+async def test_workers_are_reached_over_mutual_tls(start_gateway: StartGateway, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    worker, own = authority.issue("127.0.0.1").tls(), authority.issue("gateway")
+    async with grpc_worker(ScriptedDecode(events([42])), tls=worker) as decode, grpc_worker(tls=worker) as prefill:
+        workers = {"decode_workers": decode, "prefill_workers": prefill}
+        assert (await (await start_gateway(**workers, **own.settings)).complete()).status_code == 200
+        assert (await (await start_gateway(**workers)).complete()).status_code == 503
