@@ -17,6 +17,7 @@ from common.errors import GrammarError
 MAX_GRAMMAR_BYTES = 256 * 1024
 _MAX_RULES = 1000
 _MAX_REFERENCES = 1000
+_MAX_MULTIPLES = 16
 _MAX_MULTIPLE = 100_000
 _MAX_REASON_CHARACTERS = 500
 
@@ -81,6 +82,8 @@ def _check_schema(schema: object) -> None:
             multiples.append(Fraction(str(multiple)))
     if references > _MAX_REFERENCES:
         raise GrammarError(f"a JSON schema may have {_MAX_REFERENCES} $ref")
+    if len(set(multiples)) > _MAX_MULTIPLES:
+        raise GrammarError(f"a JSON schema may have {_MAX_MULTIPLES} different multipleOf")
     if _common_multiple(multiples) > _MAX_MULTIPLE:
         raise GrammarError(f"the common multiple of all multipleOf, as whole numbers, is over {_MAX_MULTIPLE}")
 

@@ -15,9 +15,8 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
     OTEL_SDK_DISABLED,
-    OTEL_SERVICE_NAME,
 )
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
@@ -67,7 +66,10 @@ def _exporter() -> SpanExporter:
 
 
 def _resource(service: str) -> Resource:
-    known = {"service.version": version("structkv"), "service.instance.id": uuid.uuid4().hex}
-    if not os.environ.get(OTEL_SERVICE_NAME):
-        known["service.name"] = f"structkv-{service}"
-    return Resource.create(known)
+    known = {
+        "service.name": f"structkv-{service}",
+        "service.version": version("structkv"),
+        "service.instance.id": uuid.uuid4().hex,
+    }
+    # OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say it better.
+    return Resource.create({**known, **OTELResourceDetector().detect().attributes})

@@ -16,6 +16,9 @@ _FEW_TOKENS = 64
 _SHORT = ("null", *string.digits, "false", "true", ",", ":")
 """The least there can be of JSON elsewhere. What comes behind these is mostly given, and a long token is a step."""
 
+_MOST_PROBES = 256
+"""Of one search; each takes a tenth of a millisecond. After them it goes on without: an ending so long is rare."""
+
 _PROBES = tuple(f"@{string.punctuation}aA0 ")
 """What may lead out of a repetition: the local part of an e-mail's address, say, goes on for ever without its @."""
 
@@ -39,37 +42,46 @@ class EndingSearch:
 
     def search(self, matcher: LLMatcher, limit: int) -> list[int] | None:
         """Return up to `limit` tokens after which the answer may end; None if they are not found. The state stays."""
-        state, ending, seen = matcher.deep_copy(), list[int](), set[bytes]()
+        state, ending, seen, num_probed = matcher.deep_copy(), list[int](), set[bytes](), 0
         while not state.is_accepting():
             mask = state.compute_bitmask()
             seen.add(mask)
-            token = self._likeliest_to_end(state, mask, seen)
-            if len(ending) == limit or token is None or not state.consume_token(token):
+            tokens = self._likeliest_to_end(state, mask)
+            if len(ending) == limit or not tokens:
+                return None
+            token, probed = tokens[0], 0
+            if len(tokens) > 1 and num_probed < _MOST_PROBES:
+                token, probed = _leading_on(state, tokens, mask, seen)
+            num_probed += probed
+            if not state.consume_token(token):
                 return None
             ending.append(token)
         return ending
 
-    def _likeliest_to_end(self, state: LLMatcher, mask: bytes, seen: set[bytes]) -> int | None:
-        """Return the token that goes first, or the first probe that leads on if that one goes in circles."""
+    def _likeliest_to_end(self, state: LLMatcher, mask: bytes) -> list[int]:
+        """Return the token that goes first, and what to try if that one goes in circles; none if none is allowed."""
         allowed = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[: len(self._rank)].astype(bool)
         first = int(np.where(allowed, self._rank, len(self._rank)).argmin())
         if state.is_error() or not allowed[first]:
-            return None
+            return []
         is_given = np.count_nonzero(allowed) <= _FEW_TOKENS
         if first in self._quotes or (first in self._braces and is_given):
-            return first
+            return [first]
         others = sorted(np.flatnonzero(allowed), key=self._rank.__getitem__) if is_given else self._probes
-        return _leading_on(state, [first, *(int(token) for token in others if allowed[token])], mask, seen)
+        return [first, *(int(token) for token in others if allowed[token])]
 
 
-def _leading_on(state: LLMatcher, tokens: list[int], mask: bytes, seen: set[bytes]) -> int:
-    """Return the first token behind which something else may come than ever before, else than now, else the first."""
+def _leading_on(state: LLMatcher, tokens: list[int], mask: bytes, seen: set[bytes]) -> tuple[int, int]:
+    """Return the first token behind which something else may come than ever before, else than now, else the first.
+
+    And how many were probed for it.
+    """
     behind: dict[int, bytes] = {}
     for token in tokens:
         behind[token] = _mask_behind(state, token)
         if behind[token] not in seen:
-            return token
-    return next((token for token in tokens if behind[token] != mask), tokens[0])
+            return token, len(behind)
+    return next((token for token in tokens if behind[token] != mask), tokens[0]), len(behind)
 
 
 def _mask_behind(state: LLMatcher, token: int) -> bytes:

@@ -12,6 +12,8 @@ from services.decode.ending import EndingSearch
 
 _LONGEST_ENDING = 256
 _LEAST_WATCHED_TOKENS = 64
+_MOST_SEARCHES = 32
+"""Of one answer. Each keeps the whole batch waiting for milliseconds; after them the ending that is ready is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Matcher:
         self._left = max_tokens
         self._watched = grammar.watched_tokens
         self._ending: list[int] | None = None
+        self._searches_left = _MOST_SEARCHES
         self.is_complete = False
         self.is_cut_short = False
         self.failure: GrammarError | None = None
@@ -114,8 +117,12 @@ class Matcher:
         if len(ending) <= room and self._state.validate_tokens(line) == len(line):
             self._state.consume_token(token_id)
             return ending
+        if not self._searches_left and token_id not in self.eos_token_ids:
+            self.is_cut_short = True
+            return None
         if not self._state.consume_token(token_id) or self._state.is_stopped():
             return []
+        self._searches_left -= 1
         found = self._endings.search(self._state, room)
         if found is None:
             self._state.rollback(1)

@@ -45,11 +45,15 @@ class TokenizeRequest(StrictBody):
         return model.encode(text or "", add_special_tokens=add_special_tokens)
 
 
+MAX_DETOKENIZED = 2**18
+"""More would keep the others waiting while it is read; a longer text can be asked for in parts."""
+
+
 class DetokenizeRequest(StrictBody):
     """Tokens to be decoded."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: list[int] = Field(max_length=MAX_DETOKENIZED)
 
 
 class TokenizationHandler:
@@ -64,19 +68,24 @@ class TokenizationHandler:
         body = await self._reader.read(http, TokenizeRequest)
         self._reader.check_model(body.model)
         token_ids = await asyncio.to_thread(body.token_ids, self._model)
-        names = [self._model.tokenizer.id_to_token(token_id) for token_id in token_ids]
+        names = await asyncio.to_thread(self._names, token_ids) if body.return_token_strs else None
         return {
             "count": len(token_ids),
             "max_model_len": self._model.context_tokens,
             "tokens": token_ids,
-            "token_strs": names if body.return_token_strs else None,
+            "token_strs": names,
         }
+
+    def _names(self, token_ids: list[int]) -> list[str | None]:
+        return [self._model.tokenizer.id_to_token(token_id) for token_id in token_ids]
 
     async def detokenize(self, http: Request) -> JsonObject:
         """Return the tokens' text, special tokens included."""
         body = await self._reader.read(http, DetokenizeRequest)
         self._reader.check_model(body.model)
-        for token_id in body.tokens:
+        return {"prompt": await asyncio.to_thread(self._text, body.tokens)}
+
+    def _text(self, token_ids: list[int]) -> str:
+        for token_id in token_ids:
             self._model.check_token_id(token_id, "tokens")
-        text = await asyncio.to_thread(self._model.decode, body.tokens, skip_special_tokens=False)
-        return {"prompt": text}
+        return self._model.decode(token_ids, skip_special_tokens=False)

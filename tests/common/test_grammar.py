@@ -42,6 +42,7 @@ def rules(number: int, name: str) -> str:
         (of_schema({"multipleOf": 10**300}), "common multiple"),
         (of_schema({"allOf": [{"multipleOf": 997}, {"items": {"multipleOf": 991}}]}), "common multiple"),
         (of_schema({"anyOf": [{"multipleOf": 0.001}, {"multipleOf": 101}]}), "common multiple"),
+        (of_schema({"anyOf": [{"multipleOf": 1 / place} for place in range(1, 18)]}), "16 different multipleOf"),
         ("start: x", "serialised form"),
         ("[]", "serialised form"),
         ('{"grammars": [1]}', "serialised form"),

@@ -71,6 +71,14 @@ def tokens_of(events: list[decode_pb2.GenerateEvent], answer: int = 0) -> list[i
     return [token for event in events if event.answer == answer for token in event.token_ids]
 
 
+async def test_an_answer_is_whole_although_every_token_asks_for_another_ending(
+    workers: Workers, tokenizer: Tokenizer
+) -> None:
+    wish = request(workers, regex_grammar("([ab]{3}|[cd]{5}){20}[xyz]{10}"), 140, temperature=1.0, seed=3)
+    events = await workers.generate(wish)
+    assert re.fullmatch("([ab]{3}|[cd]{5}){20}[xyz]{10}", tokenizer.decode(tokens_of(events)))
+
+
 @pytest.mark.parametrize("max_tokens", [60, 150])
 @pytest.mark.parametrize(
     "sampling",

@@ -65,9 +65,9 @@ def _selection(body: GenerationRequest, prompt: Prompt, defaults: Selection) -> 
     """Return how the prompt is reduced.
 
     The window must see the question. A completion's last tokens are the client's own. A chat prompt ends with
-    the template's closing tokens (`<|im_end|>\\n<|im_start|>assistant\\n` and the like): with the default of 8
-    they would nearly fill the window, and they look at nothing in particular. So they are counted on top, and
-    as much of the user's last words is observed as in a completion. A window that the client gave is taken as it is.
+    the template's closing tokens (`<|im_end|>\\n<|im_start|>assistant\\n` and the like), which look at nothing in
+    particular. So they are counted on top, and as much of the user's last words is observed as in a completion. A
+    window that the client gave is taken as it is.
     """
     selection = body.structkv.choose(defaults)
     if body.structkv.window_tokens is not None:

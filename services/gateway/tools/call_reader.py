@@ -109,7 +109,7 @@ class CallReader:
         name = found.get("name") if isinstance(found, dict) else None
         if not isinstance(name, str) or not self._is_callable(name):
             return ""
-        self.name = name
+        self.name = _encodable(name)
         return _written(found.get("arguments", found.get("parameters", {})))
 
     def _is_callable(self, name: str) -> bool:
@@ -118,4 +118,9 @@ class CallReader:
 
 def _written(arguments: Any) -> str:
     """Return arguments as JSON; some models write that JSON as a string."""
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return _encodable(arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))
+
+
+def _encodable(text: str) -> str:
+    """Escape halves of surrogate pairs as JSON does: a model may write one so, and it cannot be sent as it is."""
+    return text.encode(errors="backslashreplace").decode()

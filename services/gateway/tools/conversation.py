@@ -40,7 +40,8 @@ def _described(tool: Tool) -> Described:
 
 
 def _entry(place: int, message: Message, form: ToolFormat) -> ChatMessage:
-    entry: ChatMessage = {"content": "", **message.model_dump(exclude_none=True)}
+    # Without what the client has not given: templates ask whether a key is there.
+    entry: ChatMessage = {"content": "", **message.model_dump(exclude_defaults=True)}
     if message.tool_calls:
         entry["tool_calls"] = [
             _call(call, f"messages.{place}.tool_calls.{number}", form) for number, call in enumerate(message.tool_calls)
@@ -54,6 +55,7 @@ def _call(call: MessageToolCall, param: str, form: ToolFormat) -> dict[str, Any]
     """Return a call with its arguments as an object: templates write them as JSON themselves."""
     try:
         arguments = json.loads(call.function.arguments or "{}")
+        json.dumps(arguments, ensure_ascii=False).encode()  # half a surrogate pair is not text
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):

@@ -25,8 +25,10 @@ class DecodeCall:
         return None if self._stream.finished else await self._stream.read()
 
     def finish(self, answer: int) -> None:
-        """Want no more of one answer; the others go on."""
+        """Want no more of one answer; the others go on. With the last one the call ends, which frees memory."""
         self._stream.finish(answer)
+        if self._stream.finished:
+            self._stream.close()
 
     def close(self) -> None:
         """Cancel the call if it still runs, which frees the worker's memory. May be called again."""

@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from types import TracebackType
 from typing import Self
 
@@ -199,7 +200,8 @@ class WorkerPool:
             self._spawn(worker.close())
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+        # Of a context of its own: the request that happened to find a worker is over long before the worker is.
+        task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

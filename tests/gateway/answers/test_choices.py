@@ -84,6 +84,19 @@ async def test_the_call_ends_when_every_answer_has(gateway: Gateway, text_model:
     assert [choice["text"] for choice in choices] == [" one", " one"]
 
 
+async def test_a_prompt_whose_answers_have_ended_is_not_decoded_on(gateway: Gateway, text_model: TextModel) -> None:
+    running = events(text_model.tokenizer.encode(" one two three").ids, 0)
+    goes_on = asyncio.Event()
+    scripts = {500: [*running, 30.0], 600: [*running[:1], goes_on, *events([601])]}
+    gateway.decode.script_for = lambda request: scripts[request.prompt_token_ids[0]]
+    async with asyncio.timeout(5):
+        answering = asyncio.create_task(gateway.complete(prompt=[[500], [600]], stop=" two"))
+        await gateway.decode.cancelled.wait()
+        assert not answering.done()
+        goes_on.set()
+        assert len((await answering).json()["choices"]) == 2
+
+
 def echoed(request: decode_pb2.GenerateRequest) -> list[Step]:
     """Answer with the prompt's first token; a prompt that begins with 13 fails."""
     first = request.prompt_token_ids[0]

@@ -179,6 +179,25 @@ async def test_a_template_that_knows_tools_gets_them_as_they_are(
     )
 
 
+SINGLE_CALLS = (
+    "{% for message in messages %}[{{ message.role }}]"
+    "{% if 'tool_calls' in message and message.tool_calls | length != 1 %}{{ raise_exception('one call') }}"
+    "{% elif message.name is defined %}{{ message.name }}{% endif %}"
+    "{% if message.tool_calls is defined and message.tool_calls is not none %}CALLS{% else %}{{ message.content }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+async def test_a_message_has_only_the_keys_that_its_client_gave(
+    start_gateway: StartGateway, text_model: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(text_model, chat_template=ChatTemplate(SINGLE_CALLS, {}))
+    monkeypatch.setattr("services.gateway.server.load_text_model", lambda _: model)
+    gateway = await start_gateway()
+    await chat(gateway, messages=[QUESTION, {"role": "assistant", "content": "yo"}], tools=[])
+    assert prompt_of(gateway, model) == "[user]Weather in Paris?[assistant]yo"
+
+
 async def test_the_form_can_be_set(start_gateway: StartGateway, text_model: TextModel) -> None:
     gateway = await start_gateway(tool_call_parser="mistral")
     says(gateway, text_model, '[TOOL_CALLS] [{"name": "now", "arguments": {}}]', STOP)
@@ -234,8 +253,15 @@ async def test_wrong_tools_are_named(gateway: Gateway, body: dict, param: str) -
     assert not gateway.decode.requests
 
 
-async def test_arguments_that_are_no_object_are_refused(gateway: Gateway) -> None:
-    call = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "[1]"}}
+async def test_half_a_surrogate_pair_comes_back_as_it_was_written(gateway: Gateway, text_model: TextModel) -> None:
+    says(gateway, text_model, '<tool_call>{"arguments": {"x": "\\ud800"}, "name": "now"}</tool_call>')
+    choice = await chat(gateway)
+    assert json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"]) == {"x": "\ud800"}
+
+
+@pytest.mark.parametrize("arguments", ["[1]", '{"x": "\\ud800"}', "{"])
+async def test_arguments_that_are_no_object_are_refused(gateway: Gateway, arguments: str) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": arguments}}
     error = error_of(await gateway.chat(messages=[QUESTION, {"role": "assistant", "tool_calls": [call]}]), 400)
     assert error["param"] == "messages.1.tool_calls.0.function.arguments"
 
