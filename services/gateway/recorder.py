@@ -6,6 +6,7 @@ Like the current span, a request's recorder is found through the context, from w
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import cache
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, StatusCode
@@ -22,7 +23,12 @@ CURRENT: ContextVar["RequestRecorder"] = ContextVar("request_recorder")
 def recorder() -> "RequestRecorder":
     """Return the current request's recorder; outside of one, a recorder of which nobody hears."""
     current = CURRENT.get(None)
-    return current or RequestRecorder(GatewayMetrics(), trace.INVALID_SPAN, time.monotonic())
+    return current or RequestRecorder(_unheard(), trace.INVALID_SPAN, time.monotonic())
+
+
+@cache
+def _unheard() -> GatewayMetrics:
+    return GatewayMetrics()
 
 
 class RequestRecorder:
