@@ -17,14 +17,14 @@ digest=$(cat "$0" "$here/schemas/package-lock.json" | sha256sum)
 if test "$(cat "$tools/installed" 2>/dev/null)" = "$digest"; then exit 0; fi
 
 unpack() {
-    mkdir -p "$tools/packages" "$tools/root" "$tools/bin"
+    mkdir -p "$tools/packages" "$tools/unpacked" "$tools/bin"
     cd "$tools/packages"
     # shellcheck disable=SC2086  one word is one package
     apt-get --quiet --quiet download $packages || { apt-get --quiet --quiet update && apt-get --quiet --quiet download $packages; }
-    for package in *.deb; do dpkg-deb --extract "$package" "$tools/root"; done
-    libraries=$(echo "$tools"/root/usr/lib/*-linux-gnu)
+    for package in *.deb; do dpkg-deb --extract "$package" "$tools/unpacked"; done
+    libraries=$(echo "$tools"/unpacked/usr/lib/*-linux-gnu)
     for program in $programs; do
-        found=$(ls "$tools/root/usr/bin/$program" "$tools/root/usr/sbin/$program" 2>/dev/null | head -n 1)
+        found=$(ls "$tools/unpacked/usr/bin/$program" "$tools/unpacked/usr/sbin/$program" 2>/dev/null | head -n 1)
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$libraries" "$found" > "$tools/bin/$program"
         chmod +x "$tools/bin/$program"
     done
