@@ -11,7 +11,7 @@ from common.errors import ModelLoadError
 from common.logging import configure
 from common.network import is_loopback
 from common.trace_export import exporting
-from services.gateway.http.connections import ServerConfig
+from services.gateway.http.connections import ServerConfig, allow_open_files
 from services.gateway.http.drain import Drain
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
@@ -59,6 +59,7 @@ def run(settings: GatewaySettings) -> None:
         logger.error("cannot start: %s", error)
         sys.exit(1)
     _warn_of_exposure(settings)
+    allow_open_files(settings.max_connections)
     with exporting("gateway"):
         DrainingServer(ServerConfig(app, settings), app.state.drain).run()
 

@@ -10,7 +10,7 @@ from services.gateway.workers.routing import WorkerPool
 _FINISH_REASONS = ("stop", "length", "tool_calls")
 _FAILOVER_PHASES = ("first token", "answer")
 _REJECT_REASONS = (
-    *("invalid", "too_large", "unauthorized", "model_not_found", "context_length"),
+    *("invalid", "too_large", "too_slow", "media_type", "unauthorized", "model_not_found", "context_length"),
     *("overloaded", "unavailable", "draining", "deadline", "skeleton", "internal"),
 )
 

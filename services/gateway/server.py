@@ -22,11 +22,12 @@ from services.gateway.answers.answer_schemas import (
 from services.gateway.answers.logprob_shapes import JsonObject
 from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, RequestHandler
 from services.gateway.http.auth import ApiKeyMiddleware
+from services.gateway.http.body import BodyLimits, BodyReader
 from services.gateway.http.context import RequestContextMiddleware
 from services.gateway.http.drain import Drain, DrainMiddleware
 from services.gateway.http.errors import DrainingError, error_body, install_handlers
 from services.gateway.http.in_flight import InFlightMiddleware
-from services.gateway.http.reader import Limits, RequestReader
+from services.gateway.http.reader import RequestReader
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.openapi import FAILURE, generation, publish, tokenization
 from services.gateway.recording import RecordingMiddleware
@@ -53,9 +54,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     tls = settings.tls
     decode = _pool("decode", settings.decode_workers, settings, tls)
     prefill = _pool("prefill", settings.prefill_workers, settings, tls)
-    limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes)
+    limits = BodyLimits(settings.max_body_bytes, settings.max_reading_bytes, settings.body_timeout_seconds)
     client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
-    reader = RequestReader(name, limits, drain)
+    reader = RequestReader(name, settings.request_timeout_seconds, BodyReader(limits), drain)
     handler = RequestHandler(reader, model, client, settings.selection, settings.max_prompt_tokens)
 
     metrics = GatewayMetrics(new_registry("gateway", name))

@@ -71,14 +71,31 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     max_prompt_tokens: int = Field(
         0, ge=0, description="longer prompts are refused; 0 leaves it to the model's context"
     )
+    max_reading_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="of all bodies that are being read; beyond it the largest and oldest get 429"
+    )
     max_requests: int = Field(512, ge=1, description="requests answered at the same time; more get 429")
     max_connections: int = Field(
-        900, ge=1, description="open client connections; more are closed. Each is an open file, often limited to 1024"
+        900, ge=1, description="open client connections; beyond it one that keeps the gateway waiting is closed"
     )
     header_timeout_seconds: float = Field(
         10.0, gt=0, description="time for a request's headers; also for the rest of a body that is answered already"
     )
-    keep_alive_seconds: int = Field(5, ge=1, description="a connection without a request is closed after this time")
+    body_timeout_seconds: float = Field(
+        20.0, gt=0, description="time without a byte of a request's body, and for all of it but what comes at 500 bytes/s"
+    )
+    send_timeout_seconds: float = Field(
+        30.0, gt=0, description="a client that takes nothing of what it is sent for so long is disconnected"
+    )
+    keep_alive_seconds: int = Field(
+        75, ge=1, description="a connection without a request is closed after this time; above that of a proxy in front"
+    )
+    stream_heartbeat_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="a stream is silent no longer: it begins without its first token, and comment lines fill pauses; "
+        "0 is off",
+    )
     health_interval_seconds: float = Field(1.0, gt=0, description="pause between two checks of a worker")
     health_timeout_seconds: float = Field(3.0, gt=0, description="a slower health check counts as failed")
     shutdown_grace_seconds: float = Field(30.0, ge=0, description="time for running answers after SIGTERM")

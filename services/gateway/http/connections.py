@@ -1,23 +1,24 @@
-"""The HTTP server under the app, and its bounds on connections: how many, how large a head, how long it may take."""
+"""The HTTP server under the app, and its bounds on connections: how many, how large a head, how long they may take."""
 
-import asyncio
 import logging
+import resource
 import ssl
-from typing import Any, Literal
+from typing import Literal
 
-import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
+from services.gateway.http.protocol import BoundedProtocol, ConnectionLimits
 from services.gateway.settings import GatewaySettings
 
 MAX_HEAD_BYTES = 16 * 1024
-"""A request line and headers that are incomplete at this size are refused."""
+"""A request line and headers that are longer are refused."""
 
 _CLOSE_SECONDS = 1
 """For connections to close once no request is under way, or the grace time is over."""
+_BACKLOG = 512
+"""Connections that the kernel holds until they are accepted; all of them may be accepted at once."""
+_OTHER_OPEN_FILES = 256
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,10 @@ class ServerConfig(uvicorn.Config):
             host=settings.host,
             port=settings.port,
             http=BoundedProtocol,
-            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=_CLOSE_SECONDS,
+            backlog=_BACKLOG,
+            proxy_headers=False,  # whoever is on this machine could say to be anybody
             ssl_certfile=settings.http_tls_cert,
             ssl_keyfile=settings.http_tls_key,
             log_config=None,
@@ -44,8 +46,12 @@ class ServerConfig(uvicorn.Config):
             lifespan=lifespan,
             ws="none",
         )
-        self.max_connections = settings.max_connections
-        self.header_timeout_seconds = settings.header_timeout_seconds
+        self.limits = ConnectionLimits(
+            max_connections=settings.max_connections,
+            max_head_bytes=MAX_HEAD_BYTES,
+            header_seconds=settings.header_timeout_seconds,
+            send_seconds=settings.send_timeout_seconds,
+        )
 
     def load(self) -> None:
         """Prepare what the server needs."""
@@ -54,58 +60,13 @@ class ServerConfig(uvicorn.Config):
             self.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
 
 
-class BoundedProtocol(H11Protocol):
-    """One connection. uvicorn times only idle ones, and one byte now and then is not idle."""
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        assert isinstance(config, ServerConfig)
-        self._max_connections = config.max_connections
-        self._timeout_seconds = config.header_timeout_seconds
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Take the connection unless there are too many; its first request is due."""
-        super().connection_made(transport)
-        if len(self.connections) > self._max_connections:
-            logger.warning("connection refused", extra={"max_connections": self._max_connections})
-            transport.abort()
-            return
-        self._set_timer()
-
-    def data_received(self, data: bytes) -> None:
-        """Read on, for as long as the client has time."""
-        super().data_received(data)
-        if not self._client_owes:
-            self._clear_timer()
-        elif self._timer is None:
-            self._set_timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        self._clear_timer()
-        super().connection_lost(exc)
-
-    @property
-    def _client_owes(self) -> bool:
-        """Whether a head has begun, or a body goes on that no handler waits for: its answer is sent already."""
-        state = self.conn.their_state
-        return state is h11.IDLE or (state is h11.SEND_BODY and self.conn.our_state is h11.DONE)
-
-    def _set_timer(self) -> None:
-        self._timer = self.loop.call_later(self._timeout_seconds, self._on_overdue)
-
-    def _clear_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _on_overdue(self) -> None:
-        logger.info("client too slow", extra={"header_timeout_seconds": self._timeout_seconds})
-        self.transport.abort()
+def allow_open_files(max_connections: int) -> None:
+    """Raise the process' soft limit of open files to what so many connections need, as far as the system lets it."""
+    needed = max_connections + _BACKLOG + _OTHER_OPEN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        logger.warning("too few open files are allowed", extra={"allowed": allowed, "needed": needed})

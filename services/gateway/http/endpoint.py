@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, model_validator
 from common.settings import EnvironmentSettings
 from common.tls import PemFile, check_key_pair
 from services.gateway.http.api_keys import ApiKeys, ApiKeysFile
+from services.gateway.http.cors import Origins
 
 
 class EndpointSettings(EnvironmentSettings):
@@ -18,6 +19,9 @@ class EndpointSettings(EnvironmentSettings):
     )
     api_keys_file: ApiKeysFile = Field(
         default=(), description="file with a key a line, # for comments; adds to api_keys"
+    )
+    cors_origins: Origins = Field(
+        default=(), description="web pages' origins that may ask from a browser, separated by commas; * is any"
     )
     http_tls_cert: PemFile | None = Field(
         default=None, description="PEM file of the endpoint's certificate chain, for HTTPS"

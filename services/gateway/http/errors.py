@@ -1,11 +1,13 @@
 """The one place where an error becomes an HTTP answer, in OpenAI's shape.
 
-InvalidRequestError     400      InvalidApiKeyError  401, with WWW-Authenticate
-├── ContextLengthError  400      BodyTooLargeError   413
-└── ModelNotFoundError  404      OverloadedError     429, with Retry-After
-any other StructKVError 500      UnavailableError    503
-                                 └── DrainingError   503, with Retry-After
-                                 DeadlineError       504
+InvalidRequestError     400      InvalidApiKeyError        401, with WWW-Authenticate
+├── ContextLengthError  400      BodyTimeoutError          408, with Connection: close
+└── ModelNotFoundError  404      BodyTooLargeError         413
+                                 UnsupportedMediaTypeError 415, with Accept-Encoding
+                                 OverloadedError           429, with Retry-After
+any other StructKVError 500      UnavailableError          503
+                                 └── DrainingError         503, with Retry-After
+                                 DeadlineError             504
 """
 
 import logging
@@ -41,6 +43,18 @@ class BodyTooLargeError(InvalidRequestError):
     reason = "too_large"
 
 
+class BodyTimeoutError(InvalidRequestError):
+    """The request body comes too slowly, or not at all."""
+
+    reason = "too_slow"
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The request body is of a type, or packed in a way, that the gateway does not read."""
+
+    reason = "media_type"
+
+
 class InvalidApiKeyError(InvalidRequestError):
     """The request carries no key that the gateway knows."""
 
@@ -69,10 +83,18 @@ _MEANINGS: dict[type[StructKVError], _Meaning] = {
     ContextLengthError: _Meaning(400, _INVALID, "context_length_exceeded"),
     ModelNotFoundError: _Meaning(404, _INVALID, "model_not_found"),
     InvalidApiKeyError: _Meaning(401, _INVALID, "invalid_api_key"),
+    BodyTimeoutError: _Meaning(408, _INVALID, "request_timeout"),
+    UnsupportedMediaTypeError: _Meaning(415, _INVALID, "unsupported_media_type"),
     BodyTooLargeError: _Meaning(413, _INVALID, "request_too_large"),
     OverloadedError: _Meaning(429, "overloaded_error", "overloaded"),
     UnavailableError: _Meaning(503, "service_unavailable", "service_unavailable"),
     DeadlineError: _Meaning(504, "timeout_error", "deadline_exceeded"),
+}
+
+_HEADERS: dict[type[StructKVError], dict[str, str]] = {
+    InvalidApiKeyError: {"WWW-Authenticate": "Bearer"},
+    BodyTimeoutError: {"Connection": "close"},
+    UnsupportedMediaTypeError: {"Accept-Encoding": "gzip, deflate"},
 }
 
 
@@ -119,7 +141,7 @@ def refuse(error: StructKVError, request_id: str) -> Response:
 def _headers(error: StructKVError) -> dict[str, str]:
     if error.retry_after_seconds is not None:
         return {"Retry-After": str(error.retry_after_seconds)}
-    return {"WWW-Authenticate": "Bearer"} if isinstance(error, InvalidApiKeyError) else {}
+    return next((headers for kind, headers in _HEADERS.items() if isinstance(error, kind)), {})
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -15,7 +15,7 @@ from common.settings import DEFAULT_MODEL
 from services.gateway.http.connections import MAX_HEAD_BYTES, ServerConfig
 from services.gateway.settings import GatewaySettings
 from tests.certificates import Authority
-from tests.gateway.conftest import Gateway, ScriptedDecode, StartGateway, events, grpc_worker, listening
+from tests.gateway.conftest import Gateway, ScriptedDecode, StartGateway, events, grpc_worker, listening, until
 
 KEY = "key-of-anna-0123456789"
 BODY = json.dumps({"model": DEFAULT_MODEL, "prompt": "Once"}).encode()
@@ -132,18 +132,32 @@ async def test_large_headers_are_refused(gateway: Gateway) -> None:
         assert await client.is_closed_while_sending(b"x" * MAX_HEAD_BYTES)
 
 
-async def test_connections_beyond_the_bound_are_closed(gateway: Gateway) -> None:
-    async with reachable(gateway, max_connections=2) as connect, connect() as first:
-        async with connect() as second:
-            for client in (first, second):
+async def test_beyond_the_bound_the_connection_closes_that_was_idle_longest(gateway: Gateway) -> None:
+    async with reachable(gateway, max_connections=2) as connect, connect() as first, connect() as second:
+        for client in (second, first):
+            await client.send(HEALTH)
+            assert await client.status() == 200
+        async with connect() as third:
+            for client in (third, first):
                 await client.send(HEALTH)
                 assert await client.status() == 200
-            async with connect() as third:
-                assert await third.is_closed_while_sending()
-        await asyncio.sleep(0.1)
-        async with connect() as fourth:
-            await fourth.send(HEALTH)
-            assert await fourth.status() == 200
+            assert await second.is_closed_while_sending()
+
+
+async def test_whoever_waits_for_an_answer_keeps_the_connection(gateway: Gateway) -> None:
+    let_go = asyncio.Event()
+    gateway.decode.script.insert(0, let_go)
+    async with reachable(gateway, max_connections=1) as connect, connect() as first:
+        await first.send(head(f"Content-Length: {len(BODY)}") + BODY)
+
+        async def it_runs() -> bool:
+            return bool(gateway.decode.requests)
+
+        await until(it_runs)
+        async with connect() as second:
+            assert await second.is_closed_while_sending(HEALTH)
+        let_go.set()
+        assert await first.status() == 200
 
 
 async def test_https(gateway: Gateway, tmp_path: Path) -> None:

@@ -1,0 +1,198 @@
+"""One client's connection: uvicorn's, with a bound on every time in which the gateway waits for the client."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import is_ssl
+from uvicorn.server import ServerState
+
+from services.gateway.http.crowding import network_of, to_close
+from services.gateway.http.half_close import Probe
+from services.gateway.http.strict_http import StrictConnection
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections there may be, and how long each may keep the gateway waiting.
+
+    Attributes:
+        max_head_bytes: of a request line and headers.
+        header_seconds: for the headers, and for the rest of a body that is answered already.
+        send_seconds: without a byte taken, for a client that does not read.
+    """
+
+    max_connections: int
+    max_head_bytes: int
+    header_seconds: float
+    send_seconds: float
+
+
+class LimitingConfig(Protocol):
+    """uvicorn's configuration, with the limits."""
+
+    limits: ConnectionLimits
+
+
+class _Timer:
+    """Does something after a time, unless it is stopped."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], None]) -> None:
+        self._loop, self._seconds, self._action = loop, seconds, action
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to count, unless it does already."""
+        if self._handle is None:
+            self._handle = self._loop.call_later(self._seconds, self._ring)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _ring(self) -> None:
+        self._handle = None
+        self._action()
+
+
+class BoundedProtocol(H11Protocol):
+    """uvicorn times only idle connections: one byte now and then is not idle, and neither is who does not read."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = cast(LimitingConfig, config).limits
+        self.conn: StrictConnection = StrictConnection(self._limits.max_head_bytes)
+        self._receiving = _Timer(self.loop, self._limits.header_seconds, self._on_too_slow)
+        self._sending = _Timer(self.loop, self._limits.send_seconds, self._on_unread)
+        self._probe: Probe | None = None
+        self._unsent_bytes = 0
+        self._phase_began = self.loop.time()
+        self.network = ""
+
+    @property
+    def owed_since(self) -> float | None:
+        """Since when the gateway waits for the client; None while it is the client that waits for an answer."""
+        return None if self._is_answering and not self.flow.write_paused else self._phase_began
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request has begun."""
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Take the connection, if need be in the place of another one; its first request is due."""
+        super().connection_made(transport)
+        self.network = network_of(self.client[0]) if self.client else ""
+        self._receiving.start()
+        if len(self.connections) > self._limits.max_connections:
+            self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, for as long as the client has time."""
+        before = self.conn.their_state
+        super().data_received(data)
+        if self.conn.their_state is not before:
+            self._phase_began = self.loop.time()
+        if self._is_behind:
+            self._receiving.start()
+        else:
+            self._receiving.stop()
+
+    def eof_received(self) -> bool:
+        """Go on with an answer whose client has closed its side only; tell whether the connection stays."""
+        if is_ssl(self.transport) or not self._is_answering:  # asyncio knows no half-closed TLS
+            self._await_reader()
+            return False
+        self.cycle.keep_alive = False
+        self._probe = Probe(self.loop, self.transport, self.conn.next_byte)
+        self._probe.start()
+        return True
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not read as quickly as it is sent to."""
+        super().pause_writing()
+        self._phase_began = self.loop.time()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """Go on with a client that has read."""
+        super().resume_writing()
+        if not self.transport.is_closing():  # then the rest has to go, too
+            self._sending.stop()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, for what the client still sends of this one, or for the end."""
+        self._phase_began = self.loop.time()
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._await_reader()
+        elif self._is_behind and not self.is_idle:
+            self._receiving.start()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, whether or not its client takes what it was sent."""
+        super().timeout_keep_alive_handler()
+        self._await_reader()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; once an answer has begun there is nothing to refuse it with."""
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            super().send_400_response(msg)
+            self._await_reader()
+        else:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        for timer in (self._receiving, self._sending, self._probe):
+            if timer is not None:
+                timer.stop()
+        super().connection_lost(exc)
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether a head is due, or the rest of a body that no handler waits for: its answer is sent already."""
+        state = self.conn.their_state
+        return state is h11.IDLE or (state is h11.SEND_BODY and self.conn.our_state is h11.DONE)
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request is here as a whole, and its answer is not given as a whole."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        return answering and self.conn.their_state is not h11.SEND_BODY
+
+    def _make_room(self) -> None:
+        leaving = to_close(cast("set[BoundedProtocol]", self.connections)) or self
+        logger.warning("connection closed for another", extra={"max_connections": self._limits.max_connections})
+        self.connections.discard(leaving)  # at once, or the next one would close it again
+        leaving.transport.abort()
+
+    def _await_reader(self) -> None:
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._sending.start()
+
+    def _on_unread(self) -> None:
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes < self._unsent_bytes:
+            self._await_reader()
+            return
+        logger.info("client does not read", extra={"send_timeout_seconds": self._limits.send_seconds})
+        self.transport.abort()
+
+    def _on_too_slow(self) -> None:
+        logger.info("client too slow", extra={"header_timeout_seconds": self._limits.header_seconds})
+        self.transport.abort()

@@ -1,0 +1,130 @@
+"""HTTP/1.1 as RFC 9112 writes it, and nothing else: what two servers read differently smuggles requests past one of them.
+
+h11 is lenient where the RFC allows it: it takes bare line feeds, folded headers, a Content-Length beside a
+Transfer-Encoding, and chunk extensions of any length. Its readers are replaced here.
+"""
+
+import re
+from typing import Any
+
+import h11
+from h11._readers import ChunkedReader, maybe_read_from_IDLE_client
+from h11._receivebuffer import ReceiveBuffer
+from h11._writers import ChunkedWriter
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+_BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n)")
+_FOLDED = re.compile(rb"\r\n[ \t]")
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*)", re.IGNORECASE)
+_TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_OLD_REQUEST_LINE = re.compile(rb"[^\r]* HTTP/(0\.\d|1\.0)\r\n")
+_CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
+_PART_OF_A_CHUNK_HEAD = re.compile(rb"[0-9A-Fa-f]{1,16}\r?|")
+_CHUNK_HEAD_BYTES = 18
+_STATUS_LINE_START = b"HTTP/1.1 "
+_MAX_LEADING_ZEROS = 6
+
+
+class StrictConnection(h11.Connection):
+    """A server's connection. It can also give away the first bytes of what will be sent next, whatever that is."""
+
+    def __init__(self, max_head_bytes: int) -> None:
+        super().__init__(h11.SERVER, max_head_bytes)
+        self._sent_ahead = 0
+
+    def next_byte(self) -> bytes:
+        """Return a byte that is due whatever the answer will be, to be sent at once; empty if none is certain.
+
+        These are the status line's beginning and, between two chunks, a leading zero of the next one's size.
+        """
+        if self.our_state is h11.SEND_RESPONSE:
+            byte = _STATUS_LINE_START[self._sent_ahead : self._sent_ahead + 1]
+        else:
+            is_chunked = self.our_state is h11.SEND_BODY and isinstance(self._writer, ChunkedWriter)
+            byte = b"0" if is_chunked and self._sent_ahead < _MAX_LEADING_ZEROS else b""
+        self._sent_ahead += len(byte)
+        return byte
+
+    def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
+        """Return the bytes of an event, without those that were sent ahead."""
+        is_head = isinstance(event, (h11.Response, h11.InformationalResponse))
+        parts = super().send_with_data_passthrough(event)
+        if parts and self._sent_ahead:
+            if is_head:
+                parts = [b"".join(parts)[self._sent_ahead :]]
+            self._sent_ahead = 0
+        return parts
+
+    def _get_io_object(self, role: Any, event: Any, io_dict: Any) -> Any:
+        found = super()._get_io_object(role, event, io_dict)
+        if found is maybe_read_from_IDLE_client:
+            return self._read_head
+        return _ChunkReader() if isinstance(found, ChunkedReader) else found
+
+    def _read_head(self, buffer: ReceiveBuffer) -> h11.Request | None:
+        end = _HEAD_END.search(buffer._data)
+        if end is not None:
+            if end.end() > self._max_incomplete_event_size:
+                raise h11.LocalProtocolError("the head is too large", error_status_hint=431)
+            _check_head(bytes(buffer._data[: end.end()]))
+        return maybe_read_from_IDLE_client(buffer)
+
+
+def _check_head(head: bytes) -> None:
+    """Raise LocalProtocolError for a request line and headers that could be read in two ways."""
+    lengths = _CONTENT_LENGTH.findall(head)
+    is_chunked = _TRANSFER_ENCODING.search(head) is not None
+    if _BARE_LINE_END.search(head):
+        raise h11.LocalProtocolError("a line ends without CRLF")
+    if _FOLDED.search(head):
+        raise h11.LocalProtocolError("a header is folded")
+    if len(lengths) + is_chunked > 1 or any(b"," in length for length in lengths):
+        raise h11.LocalProtocolError("the body's length is told more than once")
+    if is_chunked and _OLD_REQUEST_LINE.match(head):
+        raise h11.LocalProtocolError("Transfer-Encoding is not HTTP/1.0")
+
+
+class _ChunkReader:
+    """Reads a chunked body: all that is there in one go, since an event for every byte would keep the loop busy."""
+
+    def __init__(self) -> None:
+        self._data_left = 0
+        self._line_end_due = False
+        self._is_last = self._is_over = False
+
+    def __call__(self, buffer: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        raw, at, before, parts = buffer._data, 0, -1, list[bytearray]()
+        while at != before and not self._is_over:
+            before = at
+            if self._data_left:
+                parts.append(raw[at : at + self._data_left])
+                at += len(parts[-1])
+                self._data_left -= len(parts[-1])
+                self._line_end_due = not self._data_left
+            else:
+                at = self._skip_line_end(raw, at) if self._line_end_due else self._read_size(raw, at)
+        buffer._extract(at)
+        if any(parts):
+            return h11.Data(data=b"".join(parts))
+        return h11.EndOfMessage() if self._is_over else None
+
+    def _skip_line_end(self, raw: bytearray, at: int) -> int:
+        """Return the place behind a CRLF; the same place if it is not there yet."""
+        found = raw[at : at + 2]
+        if not b"\r\n".startswith(found):
+            raise h11.LocalProtocolError("a chunk does not end where it should, or trailers follow")
+        if len(found) < 2:
+            return at
+        self._line_end_due, self._is_over = False, self._is_last
+        return at + 2
+
+    def _read_size(self, raw: bytearray, at: int) -> int:
+        """Return the place behind a chunk's size; the same place if it is not whole yet."""
+        size = _CHUNK_HEAD.match(raw, at)
+        if size is None:
+            if not _PART_OF_A_CHUNK_HEAD.fullmatch(raw[at : at + _CHUNK_HEAD_BYTES]):
+                raise h11.LocalProtocolError("a chunk's size is none, or has an extension")
+            return at
+        self._data_left = int(size[1], 16)
+        self._is_last = self._line_end_due = not self._data_left
+        return size.end()
