@@ -1,11 +1,11 @@
-"""What every service's metrics share: a registry per process, buckets, and how workers expose them.
+"""What every service's metrics share: a registry per process, and buckets.
 
 Each service has its own metrics, in its `metrics.py`. A label has a handful of values, never a request's own.
 """
 
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -29,9 +29,3 @@ def new_registry(service: str, model: str) -> CollectorRegistry:
     build = Gauge("structkv_build_info", "Always 1; its labels say what runs", names, registry=registry)
     build.labels(version("structkv"), service, model).set(1)
     return registry
-
-
-def expose(registry: CollectorRegistry, host: str, port: int | None) -> None:
-    """Answer scrapes at `/metrics` from a thread of its own, if there is a port to do so."""
-    if port is not None:
-        start_http_server(port, addr=host, registry=registry)

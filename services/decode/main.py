@@ -11,7 +11,8 @@ import psutil
 from common import rpc
 from common.errors import ModelLoadError
 from common.logging import configure
-from common.metrics import expose, new_registry
+from common.metrics import new_registry
+from common.metrics_server import serving_metrics
 from common.model import decoder
 from common.model.compute import compute_thread
 from common.model.source import resolve, served_name
@@ -80,7 +81,7 @@ async def _serve(
         store = await stack.enter_async_context(open_store(settings))
         loader = SkeletonLoader(engine.pool, prefill, store, metrics)
         server = DecodeServer(engine, scheduler, loader, grammars, codecs, metrics)
-        expose(registry, settings.host, settings.metrics_port)
+        await stack.enter_async_context(serving_metrics(registry, settings.host, settings.metrics_port))
         await rpc.serve(
             lambda grpc_server: decode_pb2_grpc.add_DecodeServicer_to_server(server, grpc_server),
             scheduler.run(),

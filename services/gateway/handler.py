@@ -14,12 +14,12 @@ from services.gateway.answers.answer import Answer
 from services.gateway.answers.choices import ChoiceFactory
 from services.gateway.answers.envelope import Envelope
 from services.gateway.answers.shapes import ChatShape, CompletionShape, Shape
-from services.gateway.answers.streaming import EventStreamResponse, unless_disconnected
-from services.gateway.http.context import context_of
+from services.gateway.answers.streaming import Begun, StreamContext, begin_stream, unless_disconnected
+from services.gateway.http.context import RequestContext, context_of
 from services.gateway.http.reader import RequestReader
 from services.gateway.recorder import recorder
 from services.gateway.requests.planning import check_length, plan_all
-from services.gateway.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from services.gateway.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
 from services.gateway.text_model import Prompt, TextModel
 from services.gateway.tools.conversation import conversation
 from services.gateway.tools.request import grammar_of
@@ -59,26 +59,45 @@ class RequestHandler:
         model: TextModel,
         client: DecodeClient,
         defaults: Selection,
+        *,
         max_prompt_tokens: int,
+        heartbeat_seconds: float,
     ) -> None:
         self._reader = reader
         self._model = model
         self._client = client
         self._defaults = defaults
         self._max_prompt_tokens = max_prompt_tokens
+        self._heartbeat_seconds = heartbeat_seconds
         self._choices = ChoiceFactory(model)
 
     async def handle(self, http: Request, endpoint: Endpoint[GenerationT]) -> Response:
         """Answer one request, plain or as a stream.
 
-        The status is decided with the first token of each prompt, so every earlier failure is a proper HTTP error.
-        A client that leaves ends the work at whichever await it is from routing on. Raises StructKVError and
-        ClientDisconnect.
+        The status is decided with the first token of each prompt, so every earlier failure is a proper HTTP error;
+        but a stream that waits longer begins without one. A client that leaves ends the work at whichever await it is.
+        Raises StructKVError and ClientDisconnect.
         """
         context, deadline = context_of(http), self._reader.deadline(http)
         body = await self._reader.read(http, endpoint.schema)
         self._reader.check_model(body.model)
         recorder().lap("gateway.receive")
+        beginning = self._begin(context, body, endpoint, deadline)
+        if body.stream:
+            options = body.stream_options or StreamOptions()
+            stream = StreamContext(context.request_id, options, deadline, self._heartbeat_seconds)
+            return await begin_stream(http.receive, beginning, stream)
+        answer, envelope = await unless_disconnected(http.receive, beginning)
+        try:
+            wholes = await unless_disconnected(http.receive, answer.wholes())
+        finally:
+            answer.close()
+        return JSONResponse(envelope.whole(answer, wholes))
+
+    async def _begin(
+        self, context: RequestContext, body: GenerationT, endpoint: Endpoint[GenerationT], deadline: float
+    ) -> Begun:
+        """Return the answer once each prompt has its first token."""
         grammar = await asyncio.to_thread(grammar_of, body, self._model)
         prompts = await asyncio.to_thread(endpoint.prompts, self._model, body)  # a long prompt takes a second
         for prompt in prompts:
@@ -87,15 +106,8 @@ class RequestHandler:
         choices = self._choices.make(body, prompts)
         recorder().lap("gateway.tokenize")
         recorder().accepted(self._reader.model_name, requests)
-        calls = await unless_disconnected(http.receive, DecodeCalls.open(self._client, requests, deadline))
+        calls = await DecodeCalls.open(self._client, requests, deadline)
 
         answer = Answer(calls, choices, time.monotonic() - context.arrived, context.request_id)
         method, return_stats = requests[0].selection.method, body.structkv.return_stats
-        envelope = Envelope(endpoint.shape, self._reader.model_name, method, return_stats)
-        if body.stream:
-            return EventStreamResponse(answer, envelope, body.stream_options, deadline)
-        try:
-            wholes = await unless_disconnected(http.receive, answer.wholes())
-        finally:
-            answer.close()
-        return JSONResponse(envelope.whole(answer, wholes))
+        return answer, Envelope(endpoint.shape, self._reader.model_name, method, return_stats)

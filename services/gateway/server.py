@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from common.errors import ModelNotFoundError, UnavailableError
+from common.exposition import Exposition
 from common.metrics import new_registry
 from common.tls import Tls
 from services.gateway.answers.answer_schemas import (
@@ -24,6 +26,7 @@ from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, RequestHandl
 from services.gateway.http.auth import ApiKeyMiddleware
 from services.gateway.http.body import BodyLimits, BodyReader
 from services.gateway.http.context import RequestContextMiddleware
+from services.gateway.http.cors import CorsApp
 from services.gateway.http.drain import Drain, DrainMiddleware
 from services.gateway.http.errors import DrainingError, error_body, install_handlers
 from services.gateway.http.in_flight import InFlightMiddleware
@@ -57,7 +60,14 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     limits = BodyLimits(settings.max_body_bytes, settings.max_reading_bytes, settings.body_timeout_seconds)
     client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
     reader = RequestReader(name, settings.request_timeout_seconds, BodyReader(limits), drain)
-    handler = RequestHandler(reader, model, client, settings.selection, settings.max_prompt_tokens)
+    handler = RequestHandler(
+        reader,
+        model,
+        client,
+        settings.selection,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        heartbeat_seconds=settings.stream_heartbeat_seconds,
+    )
 
     metrics = GatewayMetrics(new_registry("gateway", name))
     metrics.watch(decode, prefill)
@@ -67,7 +77,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         async with decode, prefill:
             yield
 
-    app = FastAPI(
+    app = CorsApp(
+        cors_origins=settings.cors_origins,
         title="structkv",
         lifespan=lifespan,
         docs_url=None,
@@ -85,6 +96,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     _add_health_routes(app, drain, decode, prefill)
     _add_metrics_route(app, metrics.registry)
     publish(app, name)
+    _answer_heads(app)
     return app
 
 
@@ -163,9 +175,11 @@ def _add_model_routes(app: FastAPI, served: JsonObject) -> None:
 
 
 def _add_metrics_route(app: FastAPI, registry: CollectorRegistry) -> None:
+    exposition = Exposition(registry)
+
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await exposition.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:
@@ -182,6 +196,13 @@ def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:
             error = UnavailableError(f"no {' and no '.join(missing)} worker is serving")
             return _not_ready(error, "unavailable", missing)
         return JSONResponse({"status": "ready"})
+
+
+def _answer_heads(app: FastAPI) -> None:
+    """Take HEAD wherever GET is. The server leaves the body out; the published document names each path once."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and "GET" in route.methods:
+            route.methods.add("HEAD")
 
 
 def _not_ready(error: UnavailableError, status: str, missing: list[str]) -> Response:

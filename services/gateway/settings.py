@@ -72,7 +72,9 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
         0, ge=0, description="longer prompts are refused; 0 leaves it to the model's context"
     )
     max_reading_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="of all bodies that are being read; beyond it the largest and oldest get 429"
+        256 * 1024 * 1024,
+        ge=1,
+        description="bytes of all bodies being read; beyond it the largest and oldest get 429",
     )
     max_requests: int = Field(512, ge=1, description="requests answered at the same time; more get 429")
     max_connections: int = Field(
@@ -82,7 +84,9 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
         10.0, gt=0, description="time for a request's headers; also for the rest of a body that is answered already"
     )
     body_timeout_seconds: float = Field(
-        20.0, gt=0, description="time without a byte of a request's body, and for all of it but what comes at 500 bytes/s"
+        20.0,
+        gt=0,
+        description="time without a byte of a request's body, and for what is slower than 500 bytes/s",
     )
     send_timeout_seconds: float = Field(
         30.0, gt=0, description="a client that takes nothing of what it is sent for so long is disconnected"

@@ -6,7 +6,8 @@ from concurrent.futures import Executor
 
 from common import rpc
 from common.logging import configure
-from common.metrics import expose, new_registry
+from common.metrics import new_registry
+from common.metrics_server import serving_metrics
 from common.model import decoder
 from common.model.compute import compute_thread
 from common.model.source import resolve, served_name
@@ -48,12 +49,11 @@ async def _serve(settings: PrefillSettings, engine: PrefillEngine, compute: Exec
     faults = Faults.parse(settings.faults) if settings.faults else None
     if faults is not None:
         logger.warning("skeletons are damaged on purpose", extra={"faults": settings.faults})
-    async with open_store(settings) as store:
-        registry = new_registry("prefill", served_name(settings.model))
-        metrics = PrefillMetrics(registry)
+    registry = new_registry("prefill", served_name(settings.model))
+    metrics = PrefillMetrics(registry)
+    async with open_store(settings) as store, serving_metrics(registry, settings.host, settings.metrics_port):
         metrics.watch(scheduler)
         server = PrefillServer(engine, scheduler, store, faults, metrics)
-        expose(registry, settings.host, settings.metrics_port)
         await rpc.serve(
             lambda grpc_server: prefill_pb2_grpc.add_PrefillServicer_to_server(server, grpc_server),
             scheduler.run(),

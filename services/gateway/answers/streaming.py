@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -14,6 +15,7 @@ from common.errors import StructKVError
 from services.gateway.answers.answer import Answer
 from services.gateway.answers.choice import Choice
 from services.gateway.answers.envelope import Envelope
+from services.gateway.answers.heartbeat import Heartbeat
 from services.gateway.answers.logprob_shapes import JsonObject
 from services.gateway.http.errors import error_body
 from services.gateway.recorder import recorder
@@ -24,7 +26,12 @@ _DONE = "data: [DONE]\n\n"
 _LAST_WORDS_SECONDS = 5.0
 """At the deadline decode ends the stream, with an error to be sent; this ends one whose client no longer reads."""
 
+_STATUS_SECONDS = 1.5
+"""A refusal that takes longer is an event: clients and proxies are promised a status within two seconds."""
+
 ResultT = TypeVar("ResultT")
+Begun = tuple[Answer, Envelope]
+"""An answer that has its first tokens, and the form it is told in."""
 logger = logging.getLogger(__name__)
 
 
@@ -51,41 +58,93 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-class EventStreamResponse(StreamingResponse):
-    """Sends an answer's frames. However it ends, the answer is closed."""
+@dataclass(frozen=True, slots=True)
+class StreamContext:
+    """What a stream is besides its answer.
 
-    def __init__(self, answer: Answer, envelope: Envelope, options: StreamOptions | None, deadline: float) -> None:
-        events = frames(answer, envelope, options or StreamOptions())
-        super().__init__(events, media_type="text/event-stream", headers=_HEADERS)
-        self._answer = answer
-        self._deadline = deadline
+    Attributes:
+        deadline: when the request's time is over (monotonic).
+        heartbeat_seconds: the longest silence; 0 if there is no bound.
+    """
+
+    request_id: str
+    options: StreamOptions
+    deadline: float
+    heartbeat_seconds: float
+
+
+async def begin_stream(
+    receive: Receive, beginning: Coroutine[Any, Any, Begun], context: StreamContext
+) -> "EventStreamResponse":
+    """Return the response when its first tokens are there or, with a heartbeat, when they take too long.
+
+    Raises what keeps it from beginning until then, and ClientDisconnect.
+    """
+    opening = asyncio.ensure_future(beginning)
+    try:
+        wait = asyncio.wait({opening}, timeout=_STATUS_SECONDS if context.heartbeat_seconds else None)
+        await unless_disconnected(receive, wait)
+        if opening.done():
+            opening.result()
+    except BaseException:
+        await _close(opening)
+        raise
+    return EventStreamResponse(opening, context)
+
+
+async def _close(opening: "asyncio.Future[Begun]") -> None:
+    """Close an answer, whether or not it has begun."""
+    opening.cancel()
+    (result,) = await asyncio.gather(opening, return_exceptions=True)
+    if not isinstance(result, BaseException):
+        answer, _ = result
+        answer.close()
+
+
+class EventStreamResponse(StreamingResponse):
+    """Sends an answer's frames, and comments where there are none. However it ends, the answer is closed."""
+
+    def __init__(self, opening: "asyncio.Future[Begun]", context: StreamContext) -> None:
+        """Take the answer, which may not have begun yet."""
+        super().__init__(frames(opening, context), media_type="text/event-stream", headers=_HEADERS)
+        self._opening = opening
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the response."""
         try:
-            async with asyncio.timeout_at(self._deadline + _LAST_WORDS_SECONDS):
-                await unless_disconnected(receive, self.stream_response(send))
+            async with asyncio.timeout_at(self._context.deadline + _LAST_WORDS_SECONDS):
+                await unless_disconnected(receive, self._stream(send))
         except (ClientDisconnect, TimeoutError):
             # The status is sent, so there is nothing to answer: the server closes what is left of the connection.
             recorder().left()
-            logger.info("client left", extra={"request_id": self._answer.request_id})
+            logger.info("client left", extra={"request_id": self._context.request_id})
         finally:
-            self._answer.close()
+            await _close(self._opening)
+
+    async def _stream(self, send: Send) -> None:
+        seconds = self._context.heartbeat_seconds
+        if not seconds:
+            await self.stream_response(send)
+            return
+        async with Heartbeat(send, seconds, at_once=not self._opening.done()) as heartbeat:
+            await self.stream_response(heartbeat.send)
 
 
-async def frames(answer: Answer, envelope: Envelope, options: StreamOptions) -> AsyncIterator[str]:
+async def frames(opening: "asyncio.Future[Begun]", context: StreamContext) -> AsyncIterator[str]:
     """Yield an answer's server-sent events. The status line is gone, so an error is an event too."""
     try:
-        async for chunk in _chunks(answer, envelope, options):
+        answer, envelope = await opening
+        async for chunk in _chunks(answer, envelope, context.options):
             yield _frame(chunk)
         yield _DONE
     except StructKVError as error:
         recorder().failed(error)
-        logger.info("stream failed", extra={"request_id": answer.request_id, "code": error.code.name})
+        logger.info("stream failed", extra={"request_id": context.request_id, "code": error.code.name})
         yield last_words(error)
     except Exception as error:
         recorder().failed(error)
-        logger.exception("stream failed", extra={"request_id": answer.request_id})
+        logger.exception("stream failed", extra={"request_id": context.request_id})
         yield last_words(error)
 
 

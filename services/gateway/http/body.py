@@ -52,7 +52,7 @@ class _Upload:
     def error(self) -> StructKVError:
         """Return why it was given up."""
         if self.made_room:
-            return OverloadedError("too much is being sent at once (max_reading_bytes), and this has been on its way longest")
+            return OverloadedError("too much is being sent at once (max_reading_bytes), most of it here")
         if time.monotonic() >= self.deadline:
             return DeadlineError("the request's body did not arrive in time")
         return BodyTimeoutError("the request's body came too slowly (body_timeout_seconds)")
@@ -70,8 +70,8 @@ class BodyReader:
     async def read(self, http: Request, deadline: float) -> bytes:
         """Return a body, unpacked and whole by `deadline` (monotonic).
 
-        Raises UnsupportedMediaTypeError and BodyTooLargeError, before reading where the headers say so, BodyTimeoutError,
-        DeadlineError, OverloadedError where others need the room, and starlette's ClientDisconnect.
+        Raises UnsupportedMediaTypeError and BodyTooLargeError, before reading where the headers say so,
+        BodyTimeoutError, DeadlineError, OverloadedError where others need the room, and starlette's ClientDisconnect.
         """
         check_type(http.headers)
         coding = coding_of(http.headers)

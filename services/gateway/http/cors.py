@@ -1,8 +1,9 @@
 """Which web pages may ask the gateway from a browser (CORS): none unless the operator names their origins."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
+from fastapi import FastAPI
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 from starlette.middleware.cors import CORSMiddleware
@@ -31,18 +32,25 @@ Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterVal
 """Origins separated by commas."""
 
 
-def with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
-    """Return the app as pages of these origins may use it; the app itself if there are none.
-
-    It goes around everything else: a preflight has no key, and an error without these headers is hidden from the page.
+class CorsApp(FastAPI):
+    """An app that pages of some origins may use. That goes around all middleware: a preflight has no key, and an error
+    without these headers is hidden from the page.
     """
-    if not origins:
-        return app
-    return CORSMiddleware(
-        app,
-        allow_origins=origins,
-        allow_methods=("GET", "HEAD", "POST"),
-        allow_headers=("*",),
-        expose_headers=(REQUEST_ID_HEADER, "X-Trace-Id", "Retry-After"),
-        max_age=_PREFLIGHT_SECONDS,
-    )
+
+    def __init__(self, *, cors_origins: tuple[str, ...], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._origins = cors_origins
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return what serves the app's connections."""
+        app = super().build_middleware_stack()
+        if not self._origins:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=self._origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=(REQUEST_ID_HEADER, "X-Trace-Id", "Retry-After"),
+            max_age=_PREFLIGHT_SECONDS,
+        )

@@ -21,10 +21,12 @@ class Waiting(Protocol):
     network: str
 
     @property
-    def owed_since(self) -> float | None: ...
+    def owed_since(self) -> float | None:
+        """Return it."""
 
     @property
-    def is_idle(self) -> bool: ...
+    def is_idle(self) -> bool:
+        """Return it."""
 
 
 WaitingT = TypeVar("WaitingT", bound=Waiting)

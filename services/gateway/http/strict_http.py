@@ -1,4 +1,4 @@
-"""HTTP/1.1 as RFC 9112 writes it, and nothing else: what two servers read differently smuggles requests past one of them.
+"""HTTP/1.1 as RFC 9112 writes it, and nothing else: what two servers read differently smuggles requests past one.
 
 h11 is lenient where the RFC allows it: it takes bare line feeds, folded headers, a Content-Length beside a
 Transfer-Encoding, and chunk extensions of any length. Its readers are replaced here.
