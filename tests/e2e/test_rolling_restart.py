@@ -65,7 +65,7 @@ def _text(response: httpx.Response) -> str:
     assert response.status_code == 200, response.read()
     *frames, done, rest = "".join(response.iter_text()).split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
-    chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames]
+    chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames if not frame.startswith(":")]
     assert all("choices" in chunk for chunk in chunks), chunks[-1]
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
     return "".join(chunk["choices"][0]["text"] for chunk in chunks)

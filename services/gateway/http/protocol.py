@@ -117,9 +117,10 @@ class BoundedProtocol(H11Protocol):
         if is_ssl(self.transport) or not self._is_answering:  # asyncio knows no half-closed TLS
             self._await_reader()
             return False
-        self.cycle.keep_alive = False
-        self._probe = Probe(self.loop, self.transport, self.conn.next_byte)
-        self._probe.start()
+        if self._probe is None:
+            self._probe = Probe(self.loop, self.transport, self.conn.next_byte)
+            self._probe.start()
+        self._end_behind_last_answer()
         return True
 
     def pause_writing(self) -> None:
@@ -138,6 +139,8 @@ class BoundedProtocol(H11Protocol):
         """Wait for the next request, for what the client still sends of this one, or for the end."""
         self._phase_began = self.loop.time()
         super().on_response_complete()
+        if self._probe is not None:
+            self._end_behind_last_answer()
         if self.transport.is_closing():
             self._await_reader()
         elif self._is_behind and not self.is_idle:
@@ -174,6 +177,13 @@ class BoundedProtocol(H11Protocol):
         """Whether a request is here as a whole, and its answer is not given as a whole."""
         answering = self.cycle is not None and not self.cycle.response_complete
         return answering and self.conn.their_state is not h11.SEND_BODY
+
+    def _end_behind_last_answer(self) -> None:
+        """Close the connection of a client that sends no more, once all of its requests are answered."""
+        if not self._is_answering:
+            self.transport.close()
+        elif not self.conn.trailing_data[0]:
+            self.cycle.keep_alive = False
 
     def _make_room(self) -> None:
         leaving = to_close(cast("set[BoundedProtocol]", self.connections)) or self

@@ -1,83 +1,19 @@
 """Over real sockets: connections that are too many, too slow, too large, or encrypted."""
 
 import asyncio
-import json
 import ssl
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from common.settings import DEFAULT_MODEL
 from services.gateway.http.connections import MAX_HEAD_BYTES, ServerConfig
 from services.gateway.settings import GatewaySettings
 from tests.certificates import Authority
 from tests.gateway.conftest import Gateway, ScriptedDecode, StartGateway, events, grpc_worker, listening, until
+from tests.gateway.http.sockets import BODY, HEALTH, head, reachable
 
 KEY = "key-of-anna-0123456789"
-BODY = json.dumps({"model": DEFAULT_MODEL, "prompt": "Once"}).encode()
-HEALTH = b"GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n"
-
-
-class Client:
-    """A connection that writes what it likes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def status(self) -> int:
-        """Read one answer; return its status."""
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await self._reader.readexactly(int(length.split(b":")[1]))
-        return int(head.split()[1])
-
-    async def is_closed_while_sending(self, byte: bytes = b"", seconds: float = 2.0) -> bool:
-        """Send a byte now and then; tell whether the server closes the connection meanwhile."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                await self.send(byte)
-                async with asyncio.timeout(0.05):
-                    if not await self._reader.read(1000):
-                        return True
-            except TimeoutError:
-                continue
-            except ConnectionError:
-                return True
-        return False
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-Connect = Callable[[], AbstractAsyncContextManager[Client]]
-
-
-@asynccontextmanager
-async def reachable(gateway: Gateway, **settings: object) -> AsyncIterator[Connect]:
-    async with listening(gateway.app, **settings) as url:
-
-        @asynccontextmanager
-        async def connect() -> AsyncIterator[Client]:
-            client = Client(*await asyncio.open_connection("127.0.0.1", httpx.URL(url).port))
-            try:
-                yield client
-            finally:
-                client.close()
-
-        yield connect
-
-
-def head(*lines: str) -> bytes:
-    return "\r\n".join(["POST /v1/completions HTTP/1.1", "Host: gateway", *lines, "", ""]).encode()
 
 
 async def test_headers_that_trickle_end_the_connection(gateway: Gateway) -> None:
