@@ -39,7 +39,7 @@ compose-test: install  ## build the images and try docker-compose.yml on them; n
 deploy-check: install deploy-tools  ## hold what is deployed against the tools of those who run it; needs an engine with compose
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(BIN)/python -m pytest tests/deploy deploy/checks
 
-deploy-tools:  ## bring promtool, Redis, HAProxy, checkov and operators' schemas to .tools; needs Debian's packages and npm
+deploy-tools:  ## bring promtool, Redis, HAProxy, nginx, checkov and operators' schemas to .tools; needs Debian's packages and npm
 	PYTHON=$(PYTHON) deploy/checks/install-tools.sh $(TOOLS)
 
 RULES := deploy/observability/prometheus/rules/structkv.yml

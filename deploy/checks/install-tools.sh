@@ -1,14 +1,14 @@
 #!/bin/sh
 # Brings the programs of `make deploy-check` that are no Python packages of ours into a folder: Prometheus with promtool,
-# Redis and HAProxy from Debian's packages, schemas of operators from npm, checkov in an environment of its own. Nothing
+# Redis, HAProxy and nginx from Debian's packages, schemas of operators from npm, checkov in an environment of its own. Nothing
 # is installed in the system, and no service started. Where there is no apt-get, bring the first ones yourself: they are
 # looked for in PATH.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 tools=$(cd "$1" && pwd)
-programs="promtool prometheus redis-server redis-cli haproxy"
-packages="prometheus redis-server redis-tools haproxy
+programs="promtool prometheus redis-server redis-cli haproxy nginx"
+packages="prometheus redis-server redis-tools haproxy nginx
     libatomic1 libjemalloc2 liblua5.3-0 liblzf1 libopentracing-c-wrapper0 libopentracing1"
 
 checkov=checkov==3.3.30

@@ -42,7 +42,9 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; `param` names the field or header."},
     401: {"model": ErrorBody, "description": "The gateway asks for an API key, and knows none such."},
     404: {"model": ErrorBody, "description": "The model is not served."},
+    408: {"model": ErrorBody, "description": "The body came too slowly."},
     413: {"model": ErrorBody, "description": "The body is larger than the gateway reads."},
+    415: {"model": ErrorBody, "description": "The body's type, charset or packing is not read."},
     429: {"model": ErrorBody, "description": "The queues are full.", "headers": _RETRY_AFTER},
     500: {"model": ErrorBody, "description": "An error of the service's own."},
     503: {"model": ErrorBody, "description": "No worker serves, or the gateway drains.", "headers": _RETRY_AFTER},
@@ -54,7 +56,7 @@ def generation(body: type[BaseModel], answer: type[BaseModel], chunk: type[BaseM
     """Return what a generation route is declared with."""
     success = {
         "model": answer,
-        "description": "The answer; with `stream`, as server-sent events.",
+        "description": "The answer; with `stream`, as server-sent events, and comments where there are none.",
         "content": {"text/event-stream": {"itemSchema": _event(chunk)}},
     }
     return {"responses": {200: success, **_FAILURES}, "openapi_extra": _request(body)}

@@ -28,10 +28,14 @@ class Client:
 
     async def status(self) -> int:
         """Read one answer; return its status."""
+        return int((await self.head()).split()[1])
+
+    async def head(self, *, with_body: bool = True) -> bytes:
+        """Read one answer; return its head."""
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        self.body = await self._reader.readexactly(int(length.split(b":")[1]))
-        return int(head.split()[1])
+        self.body = await self._reader.readexactly(int(length.split(b":")[1])) if with_body else b""
+        return head
 
     async def is_closed_while_sending(self, byte: bytes = b"", seconds: float = 2.0) -> bool:
         """Send a byte now and then; tell whether the server closes the connection meanwhile."""
@@ -92,5 +96,3 @@ def head(*lines: str) -> bytes:
 def asking(body: bytes = BODY, *lines: str) -> bytes:
     """Return a whole request for a completion."""
     return head(f"Content-Length: {len(body)}", *lines) + body
-
-

@@ -1,0 +1,122 @@
+"""Bodies that come slowly, not at all, or all at once keep nobody else from being answered."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+import pytest
+
+from services.gateway.http.crowding import network_of, to_close
+from tests.gateway.conftest import Gateway, StartGateway
+from tests.gateway.http.sockets import BODY, HEALTH, asking, head, reachable
+
+MIB = 1024 * 1024
+
+
+async def test_bodies_that_never_come_take_no_place(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_requests=2)
+    async with reachable(gateway) as connect, AsyncExitStack() as stack:
+        for _ in range(10):
+            await (await stack.enter_async_context(connect())).send(head("Content-Length: 1000"))
+        async with connect() as client:
+            await client.send(asking())
+            assert await client.status() == 200
+
+
+@pytest.mark.parametrize("part", [b"", b"x"])
+async def test_a_body_that_makes_no_progress_is_given_up(start_gateway: StartGateway, part: bytes) -> None:
+    """A byte now and then is none: below 500 bytes a second, the time is over once."""
+    gateway = await start_gateway(body_timeout_seconds=0.4)
+    async with reachable(gateway) as connect, connect() as client:
+        await client.send(head("Content-Length: 1000"))
+        answer = asyncio.create_task(client.status())
+        while not answer.done():
+            await client.send(part)
+            await asyncio.sleep(0.05)
+        assert await answer == 408
+        assert b'"code":"request_timeout"' in client.body
+        assert await client.rest() == b""
+
+
+async def test_a_body_that_comes_at_a_fair_rate_may_take_long(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(body_timeout_seconds=0.5)
+    body = BODY + b" " * 2000
+    async with reachable(gateway) as connect, connect() as client:
+        await client.send(head(f"Content-Length: {len(body)}"))
+        for start in range(0, len(body), 300):
+            await client.send(body[start : start + 300])
+            await asyncio.sleep(0.15)
+        assert await client.status() == 200
+
+
+async def test_what_is_read_together_is_bounded_and_the_largest_goes(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_reading_bytes=4 * MIB)
+    async with reachable(gateway) as connect, connect() as large, connect() as small:
+        await large.send(head(f"Content-Length: {8 * MIB}") + b" " * 3 * MIB)
+        body = BODY + b" " * 2 * MIB
+        await small.send(asking(body))
+        assert await large.status() == 429
+        assert b"max_reading_bytes" in large.body
+        assert await small.status() == 200
+
+
+async def test_what_was_read_is_not_counted_any_more(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_reading_bytes=4 * MIB)
+    for _ in range(4):
+        assert (await gateway.http.post("/v1/completions", content=BODY + b" " * 3 * MIB)).status_code == 200
+
+
+async def test_an_answer_that_is_not_read_ends_the_connection(gateway: Gateway) -> None:
+    async with reachable(gateway, send_timeout_seconds=0.3) as connect, connect() as client:
+        client.read_nothing()
+        requests = b"GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n" * 2000
+
+        async def ask_on() -> None:
+            while True:
+                await client.send(requests)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(ask_on(), 30)
+
+
+async def test_unread_answers_shut_nobody_out(gateway: Gateway) -> None:
+    async with reachable(gateway, max_connections=20) as connect, AsyncExitStack() as stack:
+        for _ in range(20):
+            client = await stack.enter_async_context(connect())
+            client.read_nothing()
+            await client.send(b"GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n" * 50)
+        for _ in range(3):
+            async with connect() as other, asyncio.timeout(5):
+                await other.send(HEALTH)
+                assert await other.status() == 200
+
+
+async def test_scrapes_at_once_are_rendered_once(gateway: Gateway) -> None:
+    started = time.monotonic()
+    answers = await asyncio.gather(*(gateway.http.get("/metrics") for _ in range(50)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) < 10
+    assert time.monotonic() - started < 10
+
+
+class Connection:
+    def __init__(self, network: str, owed_since: float | None, *, is_idle: bool = False) -> None:
+        self.network, self.owed_since, self.is_idle = network, owed_since, is_idle
+
+
+def test_who_makes_room_for_another() -> None:
+    one, other = Connection("a", 3.0), Connection("a", 2.0)
+    lonely, busy = Connection("b", 1.0), Connection("a", None)
+    assert to_close([one, other, lonely, busy]) is other, "of the crowd, the one that is owed longest"
+    idle = Connection("a", 9.0, is_idle=True)
+    assert to_close([one, other, lonely, idle]) is idle, "idle ones first"
+    assert to_close([busy, lonely]) is lonely
+    assert to_close([busy]) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [("10.0.0.1", "10.0.0.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("a socket's path", "a socket's path")],
+)
+def test_where_a_client_comes_from(address: str, network: str) -> None:
+    assert network_of(address) == network
