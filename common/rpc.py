@@ -172,12 +172,15 @@ async def serve(
 
 def bind(server: grpc.aio.Server, target: str, tls: Tls | None) -> int:
     """Have a server listen at `host:port`; return the port. With `tls` every peer has to show a certificate."""
-    if tls is None:
-        return server.add_insecure_port(target)
-    credentials = grpc.ssl_server_credentials(
-        [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
-    )
-    return server.add_secure_port(target, credentials)
+    try:
+        if tls is None:
+            return server.add_insecure_port(target)
+        credentials = grpc.ssl_server_credentials(
+            [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
+        )
+        return server.add_secure_port(target, credentials)
+    except RuntimeError as error:  # gRPC's, which says no more
+        raise OSError(f"cannot listen on {target}: {error}") from error
 
 
 async def _watch_progress(servicer: health.aio.HealthServicer, makes_progress: Callable[[], bool]) -> None:
