@@ -9,18 +9,24 @@ in the gateway, exceptions are logged with their types and where they were raise
 import json
 import logging
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 
 from opentelemetry import trace
 
+from common.output import Output, take_over_stderr
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 _REQUEST_ID: ContextVar[str] = ContextVar("request_id")
+
+logger = logging.getLogger(__name__)
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -93,10 +99,47 @@ def _without_message(error: BaseException) -> str:
     return f"{frames}{type(error).__module__}.{type(error).__qualname__}"
 
 
+class _OutputHandler(logging.Handler):
+    """Hands records to an output, which writes them when it can; `logging.shutdown` waits a moment for it."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written."""
+        try:
+            self._output.write(f"{self.format(record)}\n")
+        except Exception:  # of formatting; the module's own way with it
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait a moment for what is to be written."""
+        self._output.drain()
+
+
 def configure(service: str, level: str, *, exception_messages: bool = True) -> None:
-    """Send every logger's records of at least `level` to stderr as JSON."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(service, exception_messages=exception_messages))
+    """Send every logger's records of at least `level` to stderr as JSON; also warnings, and what ends the process."""
+    output = take_over_stderr()
+    handler, formatter = _OutputHandler(output), JsonFormatter(service, exception_messages=exception_messages)
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    output.on_dropped = partial(_dropped, formatter)
+    sys.excepthook = _report_uncaught
+    threading.excepthook = lambda args: _report_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     for chatty in ("httpx", "huggingface_hub", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _dropped(formatter: logging.Formatter, num_lines: int) -> str:
+    names = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+    return formatter.format(logging.makeLogRecord({**names, "msg": "lines could not be written", "lines": num_lines}))
+
+
+def _report_uncaught(
+    kind: type[BaseException], error: BaseException | None, trace_back: TracebackType | None
+) -> None:
+    """Log what nobody caught: in the main thread it ends the process."""
+    if error is not None and not issubclass(kind, SystemExit):
+        logger.critical("ended by an error", exc_info=(kind, error, trace_back))

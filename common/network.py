@@ -1,6 +1,8 @@
-"""Addresses: which of them only this machine reaches, and how a host and a port are joined."""
+"""Addresses: which of them only this machine reaches, how a host and a port are joined, and which are taken."""
 
+import errno
 import ipaddress
+import socket
 
 
 def is_loopback(host: str) -> bool:
@@ -16,3 +18,30 @@ def is_loopback(host: str) -> bool:
 def address(host: str, port: int) -> str:
     """Join host and port; an IPv6 address goes into brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise OSError, which says why, unless a server can listen here now: asked before a start that takes long."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    errors = [error for family, *_, where in found if (error := _bind_error(family, where)) is not None]
+    for error in errors:
+        # Of a name's addresses a server may do without those that this machine does not have.
+        if error.errno == errno.EADDRINUSE or len(errors) == len(found):
+            raise _cannot_listen(host, port, error) from error
+
+
+def _bind_error(family: int, where: tuple[object, ...]) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as held:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(where)
+    except OSError as error:
+        return error
+    return None
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> OSError:
+    return OSError(f"cannot listen on {address(host, port)}: {(error.strerror or str(error)).lower()}")

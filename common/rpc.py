@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from enum import Enum
 from typing import Any
 
 import grpc
@@ -26,6 +27,9 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # While another ping is out, such as one that measures the bandwidth, gRPC sends none for keepalive: it has to give
+    # the connection up as well, which it would do only after a minute.
+    ("grpc.http2.ping_timeout_ms", 15_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -64,14 +68,28 @@ def open_channel(target: str, tls: Tls | None = None) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(target, credentials, options=[*_CHANNEL_OPTIONS, *name])
 
 
-async def is_serving(channel: grpc.aio.Channel, timeout_seconds: float) -> bool:
-    """Tell whether the peer answers its health check with SERVING in time."""
+class Health(Enum):
+    """What a peer's health check says."""
+
+    SERVING = "serving"
+    FULL = "has as many calls as it takes"
+    NOT_SERVING = "answers that it does not serve"
+    UNREACHABLE = "gives no answer"
+
+
+async def check_health(channel: grpc.aio.Channel, timeout_seconds: float) -> Health:
+    """Ask a peer for its health."""
     try:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its published types lack the methods
         reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_seconds)
-    except grpc.aio.AioRpcError:
-        return False
-    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+    except grpc.aio.AioRpcError as error:
+        return Health.FULL if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else Health.UNREACHABLE
+    return Health.SERVING if reply.status == health_pb2.HealthCheckResponse.SERVING else Health.NOT_SERVING
+
+
+async def is_serving(channel: grpc.aio.Channel, timeout_seconds: float) -> bool:
+    """Tell whether the peer answers its health check with SERVING in time."""
+    return await check_health(channel, timeout_seconds) is Health.SERVING
 
 
 @asynccontextmanager
@@ -154,12 +172,15 @@ async def serve(
 
 def bind(server: grpc.aio.Server, target: str, tls: Tls | None) -> int:
     """Have a server listen at `host:port`; return the port. With `tls` every peer has to show a certificate."""
-    if tls is None:
-        return server.add_insecure_port(target)
-    credentials = grpc.ssl_server_credentials(
-        [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
-    )
-    return server.add_secure_port(target, credentials)
+    try:
+        if tls is None:
+            return server.add_insecure_port(target)
+        credentials = grpc.ssl_server_credentials(
+            [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
+        )
+        return server.add_secure_port(target, credentials)
+    except RuntimeError as error:  # gRPC's, which says no more
+        raise OSError(f"cannot listen on {target}: {error}") from error
 
 
 async def _watch_progress(servicer: health.aio.HealthServicer, makes_progress: Callable[[], bool]) -> None:

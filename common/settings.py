@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from common.network import is_loopback
+from common.network import check_free, is_loopback
 from common.tls import PemFile, Tls, check_authority, check_key_pair
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -118,3 +118,10 @@ class WorkerSettings(ServiceSettings):
             "tls_key and tls_ca (STRUCTKV_TLS_CERT and so on), or on a network that only the services reach "
             "allow_plaintext (STRUCTKV_ALLOW_PLAINTEXT=true)"
         )
+
+
+def check_ports(settings: WorkerSettings) -> None:
+    """Raise OSError, which says why, unless a worker can listen where it is to."""
+    check_free(settings.host, settings.port)
+    if settings.metrics_port is not None:
+        check_free(settings.host, settings.metrics_port)

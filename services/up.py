@@ -7,18 +7,23 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from rich.console import Console
 
 from common.errors import ModelLoadError
 from common.model.source import resolve, served_name
-from common.network import address
+from common.network import address, check_free
+from common.output import take_over_stderr
 from common.rpc import is_serving, open_channel
 from common.settings import WorkerSettings
 from common.tls import Tls
-from services.http_probe import answers
+from services import embedded_store
+from services.probe import problem_of_url
 from services.supervisor import Service, StartError, Supervisor
 
 _LOOPBACK = "127.0.0.1"
+_MAX_PORT = 65535
 _PROBE_SECONDS = 2.0
 _STRUCTKV = str(Path(sys.executable).with_name("structkv"))
 
@@ -50,12 +55,13 @@ class Plan:
 
 def run(plan: Plan) -> int:
     """Start everything, wait for Ctrl-C or SIGTERM, stop everything; return the exit code."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(file=take_over_stderr(), highlight=False, soft_wrap=True)
     try:
+        _check_ports(plan)
         asyncio.run(_run(plan, console))
     except asyncio.CancelledError:
         console.print("stopped", style="dim")
-    except (ModelLoadError, StartError) as error:
+    except (ModelLoadError, StartError, OSError) as error:
         console.print(f"structkv: {error}", markup=False, style="bold red")
         return 1
     return 0
@@ -68,8 +74,9 @@ async def _run(plan: Plan, console: Console) -> None:
             await asyncio.to_thread(resolve, plan.model, weights=True)
         store_port, *ports = _free_ports(1 + plan.num_prefill + plan.num_decode)
         if plan.transport == "redis" and plan.redis_url is None:
-            await supervisor.start(_store(store_port))
-            plan = replace(plan, redis_url=f"redis://{_LOOPBACK}:{store_port}")
+            password = embedded_store.new_password()
+            plan = replace(plan, redis_url=embedded_store.url(store_port, password))
+            await supervisor.start(_store(store_port, password))
         targets = [f"{_LOOPBACK}:{port}" for port in ports]
         prefill, decode = targets[: plan.num_prefill], targets[plan.num_prefill :]
         workers = [_worker("prefill", number, target, plan) for number, target in enumerate(prefill, 1)]
@@ -82,6 +89,19 @@ async def _run(plan: Plan, console: Console) -> None:
             await supervisor.start(_gateway(plan, prefill, decode))
         console.print(_welcome(plan), markup=False)
         await asyncio.Event().wait()  # until a signal cancels us
+
+
+def _check_ports(plan: Plan) -> None:
+    """Raise OSError or StartError unless all that the plan names can be listened on."""
+    num_metrics = 0 if plan.metrics_port is None else plan.num_prefill + plan.num_decode
+    metrics = [(plan.metrics_port or 0) + place for place in range(num_metrics)]
+    if metrics and metrics[-1] > _MAX_PORT:
+        raise StartError(f"{num_metrics} workers' metrics have no room above port {plan.metrics_port}")
+    if plan.port in metrics:
+        raise StartError(f"port {plan.port} is asked for twice: by the endpoint, and for a worker's metrics")
+    check_free(plan.host, plan.port)
+    for port in metrics:
+        check_free(_LOOPBACK, port)
 
 
 async def _start_all(supervisor: Supervisor, services: list[Service]) -> None:
@@ -125,14 +145,18 @@ def _with_metrics(worker: Service, port: int) -> Service:
     return replace(worker, command=[*worker.command, "--metrics-port", str(port)])
 
 
-def _store(port: int) -> Service:
+def _store(port: int, password: str) -> Service:
     async def is_ready() -> bool:
-        return await asyncio.to_thread(_listens, port)
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS), Redis.from_url(embedded_store.url(port, password)) as client:
+                return bool(await client.ping())
+        except (RedisError, OSError):
+            return False
 
     # Somewhat above what the workers allow themselves, which they reckon without the server's own needs.
     memory_mib = WorkerSettings(transport="inline").store_memory_mib * 3 // 2  # type: ignore[call-arg]
     command = [_STRUCTKV, "store", "--port", str(port), "--memory-mib", str(memory_mib)]
-    return Service("store", command, is_ready)
+    return Service("store", command, is_ready, {embedded_store.PASSWORD_VARIABLE: password})
 
 
 def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
@@ -140,7 +164,7 @@ def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
     command += ["--prefill-workers", ",".join(prefill), "--decode-workers", ",".join(decode)]
 
     async def is_ready() -> bool:
-        return await asyncio.to_thread(answers, f"{_url(plan)}/ready", _PROBE_SECONDS)
+        return await asyncio.to_thread(problem_of_url, f"{_url(plan)}/ready", _PROBE_SECONDS) is None
 
     return Service("gateway", command, is_ready)
 
@@ -148,14 +172,6 @@ def _gateway(plan: Plan, prefill: list[str], decode: list[str]) -> Service:
 def _command(kind: str, plan: Plan, host: str, port: str) -> list[str]:
     flags = ["--model", plan.model, "--host", host, "--port", port, "--log-level", plan.log_level]
     return [_STRUCTKV, kind, *flags]
-
-
-def _listens(port: int) -> bool:
-    try:
-        with socket.create_connection((_LOOPBACK, port), timeout=_PROBE_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 def _free_ports(count: int) -> list[int]:

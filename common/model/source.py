@@ -110,9 +110,28 @@ def _downloaded(model: str, weights: bool) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        raise ModelLoadError(
-            f"{model!r} is neither a folder, nor a .gguf file, nor a model that the hub gives: {error}"
-        ) from error
+        raise ModelLoadError(f"{model!r} is neither a folder nor a .gguf file, and {_refusal(error)}") from error
+
+
+def _refusal(error: Exception) -> str:
+    """Say why a model cannot be had from the hub. The hub's own advice is for its library's users, not for ours."""
+    from huggingface_hub import constants, errors  # noqa: PLC0415
+
+    if isinstance(error, errors.HFValidationError):
+        return "its name is not a hub id either"
+    if isinstance(error, errors.GatedRepoError):
+        return "the hub gives it only to accounts that have access: HF_TOKEN must be a token of one"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "the hub has no such model, or a private one that needs HF_TOKEN"
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"it is not in the cache {constants.HF_HUB_CACHE}; HF_HUB_OFFLINE keeps this process from the hub. "
+            "`structkv fetch` brings a model there, where the hub can be reached. If a container should have done so, "
+            "such as Compose's service `model`, its log says why it could not"
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return f"the hub cannot be reached: {str(error.__cause__ or error).splitlines()[0]}"
+    return f"the hub does not give it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
 
 def fingerprint(folder: Path) -> str:

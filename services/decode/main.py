@@ -18,6 +18,7 @@ from common.model.compute import compute_thread
 from common.model.source import resolve, served_name
 from common.pb import decode_pb2_grpc
 from common.skeleton.selection import CODECS
+from common.settings import check_ports
 from common.trace_export import exporting
 from common.transport.redis_store import open_store
 from services.decode.engine import DecodeEngine, pool_blocks
@@ -35,8 +36,12 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: DecodeSettings) -> None:
-    """Load the model and serve until a signal. Raises ModelLoadError if the model cannot be served."""
+    """Load the model and serve until a signal.
+
+    Raises ModelLoadError if the model cannot be served, OSError if an address is taken.
+    """
     configure("decode", settings.log_level)
+    check_ports(settings)
     compute = compute_thread("decode", settings.threads)
     engine, grammars, codecs = compute.submit(_load, settings).result()
     with exporting("decode"):

@@ -1,13 +1,14 @@
 """Asks prefill workers for a prompt's skeleton, and notices when one has died or stalls."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
 from common import tracing
+from common.breaker import Breaker
 from common.errors import UnavailableError, from_rpc
 from common.pb import prefill_pb2, prefill_pb2_grpc
 from common.rpc import open_channel
@@ -21,10 +22,11 @@ _METHOD = "structkv.v1.Prefill/Prefill"
 
 @dataclass(slots=True)
 class _Used:
-    """A channel and how many calls use it."""
+    """A channel, how many calls use it, and what is thought of the worker at its other end."""
 
     channel: grpc.aio.Channel
     num_users: int = 0
+    breaker: Breaker = field(default_factory=Breaker)
 
 
 class PrefillClient:
@@ -35,6 +37,23 @@ class PrefillClient:
         self._stall_seconds = stall_seconds
         self._tls = tls
         self._channels: dict[str, _Used] = {}
+
+    def in_order(self, targets: Iterable[str]) -> list[str]:
+        """Return the targets as they come, but last those that failed lately where others did not."""
+        return sorted(targets, key=lambda target: target in self._channels and self._channels[target].breaker.resting)
+
+    def delivered(self, target: str, failed: Iterable[str]) -> None:
+        """Note that a worker did what others had failed to do before."""
+        for other in failed:
+            if other in self._channels:
+                self._channels[other].breaker.blamed()
+        if target in self._channels:
+            self._channels[target].breaker.succeeded()
+
+    def failed(self, target: str) -> None:
+        """Note that a worker failed."""
+        if target in self._channels:
+            self._channels[target].breaker.failed()
 
     async def events(
         self, target: str, request: prefill_pb2.PrefillRequest, timeout_seconds: float | None
@@ -74,6 +93,7 @@ class PrefillClient:
         used = self._channels.pop(target, None) or _Used(open_channel(target, self._tls))
         self._channels[target] = used  # the dictionary's order is that of their last use
         used.num_users += 1
+        used.breaker.asked()
         try:
             yield used.channel
         finally:

@@ -78,17 +78,27 @@ class SkeletonLoader:
         store = self._usable_store()
         if store is not None and (found := await self._from_store(store, order)) is not None:
             return found
+        return await self._from_any_worker(order)
+
+    async def _from_any_worker(self, order: Order) -> Skeleton:
         failure: StructKVError = PrefillFailedError("the request names no prefill worker")
-        for target in order.request.prefill_targets:
+        failed: list[str] = []
+        for target in self._prefill.in_order(order.request.prefill_targets):
             try:
-                return await self._from_worker(target, order, self._usable_store())
+                skeleton = await self._from_worker(target, order, self._usable_store())
             except (InvalidRequestError, DeadlineError):
                 raise
             except StructKVError as error:
                 if not isinstance(failure, OverloadedError):  # that there is no room now is the better answer
                     failure = error
+                if not isinstance(error, OverloadedError):
+                    self._prefill.failed(target)
+                    failed.append(target)
                 self._metrics.failed_over(error.code.name.lower())
                 self._log("prefill worker failed", order, error, target=target)
+            else:
+                self._prefill.delivered(target, failed)
+                return skeleton
         if isinstance(failure, OverloadedError):
             raise failure
         raise PrefillFailedError(f"no prefill worker delivered the skeleton; the last one: {failure}") from failure

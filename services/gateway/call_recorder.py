@@ -59,6 +59,10 @@ class CallRecorder:
         trace.get_current_span().add_event("failover", {"structkv.phase": phase, "error.type": error.reason})
         self.close()
 
+    def blamed(self) -> None:
+        """Note that a worker rests, since it failed where another one did not."""
+        self._metrics.rests.inc()
+
     def close(self) -> None:
         """End the attempt that is running, if one is."""
         self._attempt.close()

@@ -9,7 +9,7 @@ import uvicorn
 
 from common.errors import ModelLoadError
 from common.logging import configure
-from common.network import is_loopback
+from common.network import check_free, is_loopback
 from common.trace_export import exporting
 from services.gateway.http.connections import ServerConfig, allow_open_files
 from services.gateway.http.drain import Drain
@@ -54,8 +54,9 @@ def run(settings: GatewaySettings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))  # until the server takes them over
     try:
+        check_free(settings.host, settings.port)
         app = create_app(settings)
-    except ModelLoadError as error:
+    except (ModelLoadError, OSError) as error:
         logger.error("cannot start: %s", error)
         sys.exit(1)
     _warn_of_exposure(settings)

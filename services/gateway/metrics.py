@@ -40,6 +40,9 @@ class GatewayMetrics:
             "Decode workers passed over, before an answer's first token or in its middle",
             "phase",
         )
+        self.rests = self._counter(
+            "structkv_decode_worker_rests", "Times a decode worker that failed where another did not is asked last"
+        )
         self.request_prompt_tokens = self._histogram(
             "structkv_request_prompt_tokens", "Prompt tokens of a request", TOKENS
         )

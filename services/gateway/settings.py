@@ -101,7 +101,12 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
         "0 is off",
     )
     health_interval_seconds: float = Field(1.0, gt=0, description="pause between two checks of a worker")
-    health_timeout_seconds: float = Field(3.0, gt=0, description="a slower health check counts as failed")
+    health_timeout_seconds: float = Field(
+        2.0,
+        gt=0,
+        description="a slower health check counts as failed; after twice this time without an answer, a worker's silent "
+        "calls are moved to another one",
+    )
     shutdown_grace_seconds: float = Field(30.0, ge=0, description="time for running answers after SIGTERM")
     shutdown_delay_seconds: float = Field(
         0.0,

@@ -12,6 +12,7 @@ from common.model import decoder
 from common.model.compute import compute_thread
 from common.model.source import resolve, served_name
 from common.pb import prefill_pb2_grpc
+from common.settings import check_ports
 from common.trace_export import exporting
 from common.transport.redis_store import open_store
 from services.prefill.blocks import sentence_ends
@@ -27,8 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: PrefillSettings) -> None:
-    """Load the model and serve until a signal. Raises ModelLoadError if the model cannot be served."""
+    """Load the model and serve until a signal.
+
+    Raises ModelLoadError if the model cannot be served, OSError if an address is taken.
+    """
     configure("prefill", settings.log_level)
+    check_ports(settings)
     compute = compute_thread("prefill", settings.threads)
     engine = compute.submit(_load, settings).result()
     with exporting("prefill"):

@@ -22,7 +22,8 @@ from common.errors import (
 )
 from common.pb import decode_pb2, decode_pb2_grpc
 from services.gateway.recorder import recorder
-from services.gateway.workers.routing import Worker, WorkerPool
+from services.gateway.workers.routing import WorkerPool
+from services.gateway.workers.worker import Lease, Worker
 
 _MAX_FAILURES = 5
 """Workers that may fail one after the other without a single token: a request that kills its workers stops here."""
@@ -47,7 +48,9 @@ class DecodeStream:
         self._deadline = deadline
         self._recorder = recorder().call(request)
         self._failures = 0
+        self._failed: list[Worker] = []
         self._worker: Worker | None = None
+        self._lease: Lease | None = None
         self._reached = False
         self._call: grpc.aio.UnaryStreamCall[decode_pb2.GenerateRequest, decode_pb2.GenerateEvent] | None = None
         self._resources = ExitStack()
@@ -60,6 +63,7 @@ class DecodeStream:
     def finish(self, answer: int) -> None:
         """Want no more of one answer: what its worker still sends of it is dropped, and the next one is not asked."""
         self._request.answers[answer].finished = True
+        self._note_success()
 
     async def start(self, worker_wait_seconds: float) -> decode_pb2.GenerateEvent:
         """Return the first event. That all are full is an answer; for one to serve at all there is a wait."""
@@ -146,11 +150,12 @@ class DecodeStream:
         prompt_tokens = len(request.prompt_token_ids)
         self._worker = worker
         answer_tokens = request.sampling.max_tokens * len(request.answers)
-        self._resources.enter_context(self._decode.lease(worker, prompt_tokens + answer_tokens))
+        self._lease = self._resources.enter_context(self._decode.lease(worker, prompt_tokens + answer_tokens))
         self._reached = worker.channel.get_state() is grpc.ChannelConnectivity.READY
         metadata = self._recorder.attempt(worker.address)
         call = decode_pb2_grpc.DecodeStub(worker.channel).Generate(request, timeout=timeout_seconds, metadata=metadata)
         self._resources.callback(call.cancel)
+        self._lease.on_given_up(call.cancel)
         self._call = call
         with self._prefill.lease(prefill, prompt_tokens):  # with the first token, prefill has done its part
             return await self._next()
@@ -162,14 +167,23 @@ class DecodeStream:
             if self._deliver(event):
                 self._recorder.arrived(event)
                 self._failures = 0
+                self._blame()
+                if event.finish_reason:
+                    self._note_success()
                 return event
 
     async def _read(self) -> decode_pb2.GenerateEvent:
         assert self._call is not None
+        assert self._lease is not None
         try:
             event = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
+        except asyncio.CancelledError:
+            if self._lease.given_up and not _is_cancelled():
+                raise UnavailableError("the worker fails its health checks and says nothing") from None
+            raise
+        self._lease.heard = time.monotonic()
         if event is grpc.aio.EOF:
             raise StructKVError("the decode worker ended the answer without a reason")
         return cast(decode_pb2.GenerateEvent, event)
@@ -200,7 +214,30 @@ class DecodeStream:
         )
         self._recorder.failed_over(error, phase)
         if not isinstance(error, (OverloadedError, PrefillFailedError)):
-            self._failures += self._reached  # one that was dead before is not to blame on the request
+            if self._reached:  # one that was dead before is not to blame on the request
+                self._failures += 1
+                self._failed.append(self._worker)
+                self._worker.breaker.failed()
             if isinstance(error, UnavailableError):
                 self._decode.mark_unreachable(self._worker)
         self.close()
+
+    def _blame(self) -> None:
+        """Have those rest that failed where the present worker does not: the request is not to blame."""
+        for worker in self._failed:
+            if worker is not self._worker:
+                seconds = worker.breaker.blamed()
+                self._recorder.blamed()
+                extra = {"request_id": self._request.request_id, "worker": worker.address, "seconds": seconds}
+                logger.warning("worker rests", extra=extra)
+        self._failed.clear()
+
+    def _note_success(self) -> None:
+        if self._worker is not None and self.finished:
+            self._worker.breaker.succeeded()
+
+
+def _is_cancelled() -> bool:
+    """Tell whether the running task is to end, and not only the call that it reads."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -3,55 +3,20 @@
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from types import TracebackType
 from typing import Self
 
-import grpc
-
-from common.errors import NoWorkerError, UnavailableError
-from common.rpc import is_serving, open_channel
+from common.errors import NoWorkerError
+from common.rpc import Health, check_health
 from common.tls import Tls
 from services.gateway.workers.discovery import Discovery, Resolver, SystemResolver
+from services.gateway.workers.worker import Lease, Worker
 
 logger = logging.getLogger(__name__)
-
-
-class Worker:
-    """One worker as the gateway sees it.
-
-    Attributes:
-        address: ip:port.
-        healthy: whether its last health check was good and no call has failed to reach it since.
-        in_flight_tokens: tokens of the requests that it is busy with.
-        last_chosen: rises with every lease of the pool; among equals the one idle longest is next.
-        num_users: requests and health checks that use the channel now.
-        gone: whether its address is no longer among the pool's.
-    """
-
-    def __init__(self, address: str, tls: Tls | None = None) -> None:
-        self.address = address
-        self.healthy = False
-        self.in_flight_tokens = 0
-        self.last_chosen = 0
-        self.num_users = 0
-        self.gone = False
-        self._channel: grpc.aio.Channel | None = open_channel(address, tls)
-
-    @property
-    def channel(self) -> grpc.aio.Channel:
-        """The channel to it; raises UnavailableError if it was closed since the worker was a candidate."""
-        if self._channel is None:
-            raise UnavailableError(f"the worker at {self.address} is gone")
-        return self._channel
-
-    async def close(self) -> None:
-        """Close the channel. May be called again."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
 
 
 class WorkerPool:
@@ -106,7 +71,7 @@ class WorkerPool:
         return sum(worker.healthy == healthy for worker in self._workers.values())
 
     async def candidates(self) -> list[Worker]:
-        """Return the healthy workers, least busy first.
+        """Return the healthy workers, least busy first; those that fail where others do not come last.
 
         If none is known, names are resolved and all are asked once more, so that one which just came up is not
         refused. Raises NoWorkerError if that finds none either.
@@ -116,17 +81,21 @@ class WorkerPool:
         healthy = [worker for worker in self._workers.values() if worker.healthy]
         if not healthy:
             raise NoWorkerError(f"no {self.kind} worker is serving")
-        return sorted(healthy, key=lambda worker: (worker.in_flight_tokens, worker.last_chosen))
+        return sorted(healthy, key=lambda worker: worker.rank)
 
     @contextmanager
-    def lease(self, worker: Worker, tokens: int) -> Iterator[None]:
+    def lease(self, worker: Worker, tokens: int) -> Iterator[Lease]:
         """Count tokens as the worker's for as long as the context lasts."""
+        lease = Lease()
+        worker.breaker.asked()
         worker.last_chosen = next(self._turns)
         worker.in_flight_tokens += tokens
+        worker.leases.add(lease)
         try:
             with self._using(worker):
-                yield
+                yield lease
         finally:
+            worker.leases.remove(lease)
             worker.in_flight_tokens -= tokens
 
     def mark_unreachable(self, worker: Worker) -> None:
@@ -164,9 +133,12 @@ class WorkerPool:
         return new
 
     async def _watch(self, worker: Worker) -> None:
+        pause = self._interval_seconds
         while not worker.gone:
-            await asyncio.sleep(self._interval_seconds)
+            await asyncio.sleep(pause)
+            asked = time.monotonic()
             await self._check(worker)
+            pause = max(0.0, asked + self._interval_seconds - time.monotonic())
 
     async def _check_each(self, workers: Sequence[Worker]) -> None:
         await asyncio.gather(*(self._check(worker) for worker in workers))
@@ -174,10 +146,20 @@ class WorkerPool:
     async def _check(self, worker: Worker) -> None:
         if worker.gone:
             return
+        asked = time.monotonic()
         with self._using(worker):
-            healthy = await is_serving(worker.channel, self._timeout_seconds)
-        if not worker.gone:
-            self._set_health(worker, healthy=healthy)
+            health = await check_health(worker.channel, self._timeout_seconds)
+        if worker.gone:
+            return
+        self._set_health(worker, healthy=health is Health.SERVING)
+        hopeless = worker.checked(health, asked, self._timeout_seconds)
+        if hopeless and self.any_healthy:  # with nobody else to ask, what can be hoped for is this worker
+            logger.warning(
+                "worker is given up",
+                extra={"kind": self.kind, "worker": worker.address, "health": health.value, "calls": len(hopeless)},
+            )
+            for lease in hopeless:
+                lease.give_up()
 
     def _set_health(self, worker: Worker, *, healthy: bool) -> None:
         if worker.healthy != healthy:
