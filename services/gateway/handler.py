@@ -1,15 +1,11 @@
-"""A request's whole way through the gateway: validate, tokenise, route, stream, respond."""
+"""A request's whole way through the gateway: read, route, stream, respond."""
 
-import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from common.skeleton.selection import Selection
 from services.gateway.answers.answer import Answer
 from services.gateway.answers.choices import ChoiceFactory
 from services.gateway.answers.envelope import Envelope
@@ -17,85 +13,80 @@ from services.gateway.answers.shapes import ChatShape, CompletionShape, Shape
 from services.gateway.answers.streaming import EventStreamResponse, unless_disconnected
 from services.gateway.http.context import context_of
 from services.gateway.http.reader import RequestReader
+from services.gateway.intake.accepted import AcceptedRequest
+from services.gateway.intake.intake import Intake
+from services.gateway.intake.work import GenerationKind, TokenizationKind
 from services.gateway.recorder import recorder
-from services.gateway.requests.planning import check_length, plan_all
-from services.gateway.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest
-from services.gateway.text_model import Prompt, TextModel
-from services.gateway.tools.conversation import conversation
-from services.gateway.tools.request import grammar_of
+from services.gateway.text_model import TextModel
 from services.gateway.workers.decode_calls import DecodeCalls
 from services.gateway.workers.decode_client import DecodeClient
 
-GenerationT = TypeVar("GenerationT", bound=GenerationRequest)
-
 
 @dataclass(frozen=True, slots=True)
-class Endpoint(Generic[GenerationT]):
-    """What makes one of OpenAI's endpoints: its body, how that becomes prompts, and its answer's shape."""
+class Endpoint:
+    """What makes one of OpenAI's endpoints: how its body is read, and its answer's shape."""
 
-    schema: type[GenerationT]
-    prompts: Callable[[TextModel, GenerationT], list[Prompt]]
+    kind: GenerationKind
     shape: Shape
 
 
-COMPLETIONS = Endpoint(
-    CompletionRequest,
-    lambda model, body: [model.completion_prompt(prompt) for prompt in body.prompt],
-    CompletionShape(),
-)
-CHAT_COMPLETIONS = Endpoint(
-    ChatRequest,
-    lambda model, body: [model.chat_prompt(*conversation(body.messages, body.offered_tools, model))],
-    ChatShape(),
-)
+COMPLETIONS = Endpoint("completion", CompletionShape())
+CHAT_COMPLETIONS = Endpoint("chat", ChatShape())
 
 
 class RequestHandler:
     """Answers generation requests for one served model."""
 
     def __init__(
-        self,
-        reader: RequestReader,
-        model: TextModel,
-        client: DecodeClient,
-        defaults: Selection,
-        max_prompt_tokens: int,
+        self, model_name: str, reader: RequestReader, intake: Intake, model: TextModel, client: DecodeClient
     ) -> None:
+        self._model_name = model_name
         self._reader = reader
-        self._model = model
+        self._intake = intake
         self._client = client
-        self._defaults = defaults
-        self._max_prompt_tokens = max_prompt_tokens
         self._choices = ChoiceFactory(model)
 
-    async def handle(self, http: Request, endpoint: Endpoint[GenerationT]) -> Response:
+    async def handle(self, http: Request, endpoint: Endpoint) -> Response:
         """Answer one request, plain or as a stream.
 
         The status is decided with the first token of each prompt, so every earlier failure is a proper HTTP error.
-        A client that leaves ends the work at whichever await it is from routing on. Raises StructKVError and
-        ClientDisconnect.
+        A client that leaves ends the work at whichever await it is. Raises StructKVError and ClientDisconnect.
         """
         context, deadline = context_of(http), self._reader.deadline(http)
-        body = await self._reader.read(http, endpoint.schema)
-        self._reader.check_model(body.model)
-        recorder().lap("gateway.receive")
-        grammar = await asyncio.to_thread(grammar_of, body, self._model)
-        prompts = await asyncio.to_thread(endpoint.prompts, self._model, body)  # a long prompt takes a second
-        for prompt in prompts:
-            check_length(body, prompt, self._max_prompt_tokens)
-        requests = plan_all(body, prompts, self._model, self._defaults, context.request_id, grammar)
-        choices = self._choices.make(body, prompts)
+        accepted = await self._accept(http, endpoint, deadline)
+        choices = self._choices.make(accepted)
         recorder().lap("gateway.tokenize")
-        recorder().accepted(self._reader.model_name, requests)
-        calls = await unless_disconnected(http.receive, DecodeCalls.open(self._client, requests, deadline))
+        recorder().accepted(self._model_name, accepted.requests)
+        calls = await unless_disconnected(http.receive, DecodeCalls.open(self._client, accepted.requests, deadline))
 
         answer = Answer(calls, choices, time.monotonic() - context.arrived, context.request_id)
-        method, return_stats = requests[0].selection.method, body.structkv.return_stats
-        envelope = Envelope(endpoint.shape, self._reader.model_name, method, return_stats)
-        if body.stream:
-            return EventStreamResponse(answer, envelope, body.stream_options, deadline)
+        method = accepted.requests[0].selection.method
+        envelope = Envelope(endpoint.shape, self._model_name, method, accepted.return_stats)
+        if accepted.stream is not None:
+            return EventStreamResponse(answer, envelope, accepted.stream, deadline)
         try:
             wholes = await unless_disconnected(http.receive, answer.wholes())
         finally:
             answer.close()
         return JSONResponse(envelope.whole(answer, wholes))
+
+    async def _accept(self, http: Request, endpoint: Endpoint, deadline: float) -> AcceptedRequest:
+        """Return what is left of the body, which is not kept."""
+        body = await self._reader.read(http)
+        recorder().lap("gateway.receive")
+        work = self._intake.accept(endpoint.kind, body, context_of(http).request_id, deadline)
+        return await unless_disconnected(http.receive, work)
+
+
+class TokenizationHandler:
+    """Answers /tokenize and /detokenize."""
+
+    def __init__(self, reader: RequestReader, intake: Intake) -> None:
+        self._reader = reader
+        self._intake = intake
+
+    async def handle(self, http: Request, kind: TokenizationKind) -> Response:
+        """Answer one request; a client that leaves ends the work. Raises StructKVError and ClientDisconnect."""
+        body, deadline = await self._reader.read(http), self._reader.deadline(http)
+        work = self._intake.answer(kind, body, context_of(http).request_id, deadline)
+        return Response(await unless_disconnected(http.receive, work), media_type="application/json")
