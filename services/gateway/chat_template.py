@@ -66,6 +66,10 @@ class ChatTemplate:
         self.source = source
         self._special_tokens = special_tokens
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let another process have the template, read anew."""
+        return ChatTemplate, (self.source, self._special_tokens)
+
     def render(
         self,
         messages: Sequence[ChatMessage],

@@ -1,15 +1,11 @@
-"""A request's whole way through the gateway: validate, tokenise, route, stream, respond."""
+"""A request's whole way through the gateway: read, route, stream, respond."""
 
-import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from common.skeleton.selection import Selection
 from services.gateway.answers.answer import Answer
 from services.gateway.answers.choices import ChoiceFactory
 from services.gateway.answers.envelope import Envelope
@@ -17,37 +13,25 @@ from services.gateway.answers.shapes import ChatShape, CompletionShape, Shape
 from services.gateway.answers.streaming import Begun, StreamContext, begin_stream, unless_disconnected
 from services.gateway.http.context import RequestContext, context_of
 from services.gateway.http.reader import RequestReader
+from services.gateway.intake.accepted import AcceptedRequest
+from services.gateway.intake.intake import Intake
+from services.gateway.intake.work import GenerationKind, TokenizationKind
 from services.gateway.recorder import recorder
-from services.gateway.requests.planning import check_length, plan_all
-from services.gateway.requests.schemas import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
-from services.gateway.text_model import Prompt, TextModel
-from services.gateway.tools.conversation import conversation
-from services.gateway.tools.request import grammar_of
+from services.gateway.text_model import TextModel
 from services.gateway.workers.decode_calls import DecodeCalls
 from services.gateway.workers.decode_client import DecodeClient
 
-GenerationT = TypeVar("GenerationT", bound=GenerationRequest)
-
 
 @dataclass(frozen=True, slots=True)
-class Endpoint(Generic[GenerationT]):
-    """What makes one of OpenAI's endpoints: its body, how that becomes prompts, and its answer's shape."""
+class Endpoint:
+    """What makes one of OpenAI's endpoints: how its body is read, and its answer's shape."""
 
-    schema: type[GenerationT]
-    prompts: Callable[[TextModel, GenerationT], list[Prompt]]
+    kind: GenerationKind
     shape: Shape
 
 
-COMPLETIONS = Endpoint(
-    CompletionRequest,
-    lambda model, body: [model.completion_prompt(prompt) for prompt in body.prompt],
-    CompletionShape(),
-)
-CHAT_COMPLETIONS = Endpoint(
-    ChatRequest,
-    lambda model, body: [model.chat_prompt(*conversation(body.messages, body.offered_tools, model))],
-    ChatShape(),
-)
+COMPLETIONS = Endpoint("completion", CompletionShape())
+CHAT_COMPLETIONS = Endpoint("chat", ChatShape())
 
 
 class RequestHandler:
@@ -55,23 +39,22 @@ class RequestHandler:
 
     def __init__(
         self,
+        model_name: str,
         reader: RequestReader,
+        intake: Intake,
         model: TextModel,
         client: DecodeClient,
-        defaults: Selection,
         *,
-        max_prompt_tokens: int,
         heartbeat_seconds: float,
     ) -> None:
+        self._model_name = model_name
         self._reader = reader
-        self._model = model
+        self._intake = intake
         self._client = client
-        self._defaults = defaults
-        self._max_prompt_tokens = max_prompt_tokens
         self._heartbeat_seconds = heartbeat_seconds
         self._choices = ChoiceFactory(model)
 
-    async def handle(self, http: Request, endpoint: Endpoint[GenerationT]) -> Response:
+    async def handle(self, http: Request, endpoint: Endpoint) -> Response:
         """Answer one request, plain or as a stream.
 
         The status is decided with the first token of each prompt, so every earlier failure is a proper HTTP error;
@@ -79,13 +62,10 @@ class RequestHandler:
         Raises StructKVError and ClientDisconnect.
         """
         context, deadline = context_of(http), self._reader.deadline(http)
-        body = await self._reader.read(http, endpoint.schema)
-        self._reader.check_model(body.model)
-        recorder().lap("gateway.receive")
-        beginning = self._begin(context, body, endpoint, deadline)
-        if body.stream:
-            options = body.stream_options or StreamOptions()
-            stream = StreamContext(context.request_id, options, deadline, self._heartbeat_seconds)
+        accepted = await self._accept(http, endpoint, deadline)
+        beginning = self._begin(context, accepted, endpoint.shape, deadline)
+        if accepted.stream is not None:
+            stream = StreamContext(context.request_id, accepted.stream, deadline, self._heartbeat_seconds)
             return await begin_stream(http.receive, beginning, stream)
         answer, envelope = await unless_disconnected(http.receive, beginning)
         try:
@@ -94,20 +74,33 @@ class RequestHandler:
             answer.close()
         return JSONResponse(envelope.whole(answer, wholes))
 
-    async def _begin(
-        self, context: RequestContext, body: GenerationT, endpoint: Endpoint[GenerationT], deadline: float
-    ) -> Begun:
-        """Return the answer once each prompt has its first token."""
-        grammar = await asyncio.to_thread(grammar_of, body, self._model)
-        prompts = await asyncio.to_thread(endpoint.prompts, self._model, body)  # a long prompt takes a second
-        for prompt in prompts:
-            check_length(body, prompt, self._max_prompt_tokens)
-        requests = plan_all(body, prompts, self._model, self._defaults, context.request_id, grammar)
-        choices = self._choices.make(body, prompts)
-        recorder().lap("gateway.tokenize")
-        recorder().accepted(self._reader.model_name, requests)
-        calls = await DecodeCalls.open(self._client, requests, deadline)
+    async def _accept(self, http: Request, endpoint: Endpoint, deadline: float) -> AcceptedRequest:
+        """Return what is left of the body, which is not kept."""
+        body = await self._reader.read(http)
+        recorder().lap("gateway.receive")
+        work = self._intake.accept(endpoint.kind, body, context_of(http).request_id, deadline)
+        return await unless_disconnected(http.receive, work)
 
+    async def _begin(self, context: RequestContext, accepted: AcceptedRequest, shape: Shape, deadline: float) -> Begun:
+        """Return the answer once each prompt has its first token."""
+        choices = self._choices.make(accepted)
+        recorder().lap("gateway.tokenize")
+        recorder().accepted(self._model_name, accepted.requests)
+        calls = await DecodeCalls.open(self._client, accepted.requests, deadline)
         answer = Answer(calls, choices, time.monotonic() - context.arrived, context.request_id)
-        method, return_stats = requests[0].selection.method, body.structkv.return_stats
-        return answer, Envelope(endpoint.shape, self._reader.model_name, method, return_stats)
+        method = accepted.requests[0].selection.method
+        return answer, Envelope(shape, self._model_name, method, accepted.return_stats)
+
+
+class TokenizationHandler:
+    """Answers /tokenize and /detokenize."""
+
+    def __init__(self, reader: RequestReader, intake: Intake) -> None:
+        self._reader = reader
+        self._intake = intake
+
+    async def handle(self, http: Request, kind: TokenizationKind) -> Response:
+        """Answer one request; a client that leaves ends the work. Raises StructKVError and ClientDisconnect."""
+        body, deadline = await self._reader.read(http), self._reader.deadline(http)
+        work = self._intake.answer(kind, body, context_of(http).request_id, deadline)
+        return Response(await unless_disconnected(http.receive, work), media_type="application/json")

@@ -9,6 +9,7 @@ from services.gateway.workers.routing import WorkerPool
 
 _FINISH_REASONS = ("stop", "length", "tool_calls")
 _FAILOVER_PHASES = ("first token", "answer")
+_INTAKE_KILL_REASONS = ("cancelled", "time", "died")
 _REJECT_REASONS = (
     *("invalid", "too_large", "too_slow", "media_type", "unauthorized", "model_not_found", "context_length"),
     *("overloaded", "unavailable", "draining", "deadline", "skeleton", "internal"),
@@ -58,6 +59,15 @@ class GatewayMetrics:
         self.e2e = self._histogram(
             "structkv_e2e_request_latency_seconds", "From a request's arrival to the end of its answers", SECONDS
         )
+        self.intake_requests = Gauge(
+            "structkv_intake_requests", "Requests that are read or wait to be read apart", registry=self.registry
+        )
+        self.intake_seconds = self._histogram(
+            "structkv_intake_seconds", "From such a request's last byte until it is read", SECONDS
+        )
+        self.intake_killed = self._counter(
+            "structkv_intake_killed", "Processes that ended before their requests were read", "reason"
+        )
         self._begin_at_zero()
 
     def watch(self, *pools: WorkerPool) -> None:
@@ -79,6 +89,7 @@ class GatewayMetrics:
             (self.finished, _FINISH_REASONS),
             (self.rejected, _REJECT_REASONS),
             (self.failovers, _FAILOVER_PHASES),
+            (self.intake_killed, _INTAKE_KILL_REASONS),
         ):
             for value in values:
                 counter.labels(value)

@@ -22,7 +22,7 @@ from services.gateway.answers.answer_schemas import (
     CompletionChunk,
 )
 from services.gateway.answers.logprob_shapes import JsonObject
-from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, RequestHandler
+from services.gateway.handler import CHAT_COMPLETIONS, COMPLETIONS, RequestHandler, TokenizationHandler
 from services.gateway.http.auth import ApiKeyMiddleware
 from services.gateway.http.body import BodyLimits, BodyReader
 from services.gateway.http.context import RequestContextMiddleware
@@ -31,6 +31,9 @@ from services.gateway.http.drain import Drain, DrainMiddleware
 from services.gateway.http.errors import DrainingError, error_body, install_handlers
 from services.gateway.http.in_flight import InFlightMiddleware
 from services.gateway.http.reader import RequestReader
+from services.gateway.intake.intake import Intake
+from services.gateway.intake.process import ForkServerProcess
+from services.gateway.intake.work import Rules
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.openapi import FAILURE, generation, publish, tokenization
 from services.gateway.recording import RecordingMiddleware
@@ -38,7 +41,7 @@ from services.gateway.requests.schemas import ChatRequest, CompletionRequest
 from services.gateway.service_schemas import Model, ModelList, NotReady, Status, Tokens, TokensText, Version
 from services.gateway.settings import GatewaySettings
 from services.gateway.text_model import TextModel, load_text_model
-from services.gateway.tokenization import DetokenizeRequest, TokenizationHandler, TokenizeRequest
+from services.gateway.tokenization import DetokenizeRequest, TokenizeRequest
 from services.gateway.workers.decode_client import DecodeClient
 from services.gateway.workers.routing import WorkerPool
 
@@ -59,22 +62,19 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     prefill = _pool("prefill", settings.prefill_workers, settings, tls)
     limits = BodyLimits(settings.max_body_bytes, settings.max_reading_bytes, settings.body_timeout_seconds)
     client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
-    reader = RequestReader(name, settings.request_timeout_seconds, BodyReader(limits), drain)
-    handler = RequestHandler(
-        reader,
-        model,
-        client,
-        settings.selection,
-        max_prompt_tokens=settings.max_prompt_tokens,
-        heartbeat_seconds=settings.stream_heartbeat_seconds,
-    )
-
     metrics = GatewayMetrics(new_registry("gateway", name))
     metrics.watch(decode, prefill)
+    fork_server = ForkServerProcess(model, settings.log_level)
+    rules = Rules(name, settings.selection, settings.max_prompt_tokens)
+    intake = Intake(
+        model, rules, fork_server, metrics, processes=settings.intake_processes, max_bytes=settings.max_body_bytes
+    )
+    reader = RequestReader(settings.request_timeout_seconds, BodyReader(limits), drain)
+    handler = RequestHandler(name, reader, intake, model, client, heartbeat_seconds=settings.stream_heartbeat_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with decode, prefill:
+        async with decode, prefill, intake:
             yield
 
     app = CorsApp(
@@ -91,7 +91,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     _add_middleware(app, settings, drain, metrics)
     install_handlers(app)
     _add_generation_routes(app, handler)
-    _add_tokenization_routes(app, TokenizationHandler(reader, model))
+    _add_tokenization_routes(app, TokenizationHandler(reader, intake))
     _add_model_routes(app, _model_object(name, model.context_tokens))
     _add_health_routes(app, drain, decode, prefill)
     _add_metrics_route(app, metrics.registry)
@@ -140,11 +140,11 @@ def _add_generation_routes(app: FastAPI, handler: RequestHandler) -> None:
 def _add_tokenization_routes(app: FastAPI, handler: TokenizationHandler) -> None:
     @app.post("/tokenize", **tokenization(TokenizeRequest, Tokens))
     async def tokenize(http: Request) -> Response:
-        return JSONResponse(await handler.tokenize(http))
+        return await handler.handle(http, "tokenize")
 
     @app.post("/detokenize", **tokenization(DetokenizeRequest, TokensText))
     async def detokenize(http: Request) -> Response:
-        return JSONResponse(await handler.detokenize(http))
+        return await handler.handle(http, "detokenize")
 
 
 def _model_object(name: str, context_tokens: int) -> JsonObject:

@@ -13,6 +13,7 @@ from common.model.source import resolve
 from common.model.tokenizer_files import eos_token_ids, read_json
 from services.gateway.answers.detokenizer import special_token_ids
 from services.gateway.chat_template import ChatMessage, ChatTemplate
+from services.gateway.long_texts import check_fits
 from services.gateway.tools.formats import HERMES, FormatName, ToolFormat, format_of
 
 Tools = Sequence[dict[str, Any]] | None
@@ -57,9 +58,15 @@ class TextModel:
     special_token_ids: frozenset[int] = frozenset()
     tool_format: ToolFormat = HERMES
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let another process have the model, made anew from its parts."""
+        parts = (self.tokenizer, self.chat_template, self.context_tokens, self.vocab_size, self.eos_token_ids)
+        return TextModel, (*parts, self.special_token_ids, self.tool_format)
+
     def completion_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         """Tokenise a text, with the tokens the model wants at its start; check token ids and take them as they are."""
         if isinstance(prompt, str):
+            check_fits(prompt, self.tokenizer, self.context_tokens, "prompt")
             return Prompt(self.encode(prompt, add_special_tokens=True), continues=True)
         for token_id in prompt:
             self.check_token_id(token_id, "prompt")
@@ -85,6 +92,7 @@ class TextModel:
         """Render and tokenise a conversation; count the template's closing tokens."""
         template = self._template()
         text = template.render(messages, tools)
+        check_fits(text, self.tokenizer, self.context_tokens, "messages")
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         closing = _closing_text(template, messages, tools)
         if not closing or not text.endswith(closing):

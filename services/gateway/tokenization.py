@@ -1,13 +1,12 @@
 """/tokenize and /detokenize, in vLLM's shapes: text to the served model's tokens and back."""
 
-import asyncio
+import json
 
-from fastapi import Request
 from pydantic import ConfigDict, Field, model_validator
 
 from common.errors import InvalidRequestError
 from services.gateway.answers.logprob_shapes import JsonObject
-from services.gateway.http.reader import RequestReader
+from services.gateway.long_texts import check_length
 from services.gateway.requests.messages import Messages
 from services.gateway.requests.strict_body import StrictBody
 from services.gateway.text_model import TextModel
@@ -40,6 +39,7 @@ class TokenizeRequest(StrictBody):
         if self.messages is not None:
             messages, tools = conversation(self.messages, self.tools, model)
             text = model.chat_text(messages, tools, add_generation_prompt=self.add_generation_prompt)
+        check_length(text or "", model.context_tokens)
         if self.add_special_tokens is not None:
             add_special_tokens = self.add_special_tokens
         return model.encode(text or "", add_special_tokens=add_special_tokens)
@@ -53,39 +53,23 @@ class DetokenizeRequest(StrictBody):
     """Tokens to be decoded."""
 
     model: str | None = None
-    tokens: list[int] = Field(max_length=MAX_DETOKENIZED)
+    tokens: list[int] = Field(max_length=MAX_DETOKENIZED, fail_fast=True)
 
 
-class TokenizationHandler:
-    """Answers both for one served model."""
+def tokenized(body: TokenizeRequest, model: TextModel) -> bytes:
+    """Return a text's or a conversation's tokens and how many there are, as JSON."""
+    token_ids = body.token_ids(model)
+    names = [model.tokenizer.id_to_token(token_id) for token_id in token_ids] if body.return_token_strs else None
+    count, context_tokens = len(token_ids), model.context_tokens
+    return _json({"count": count, "max_model_len": context_tokens, "tokens": token_ids, "token_strs": names})
 
-    def __init__(self, reader: RequestReader, model: TextModel) -> None:
-        self._reader = reader
-        self._model = model
 
-    async def tokenize(self, http: Request) -> JsonObject:
-        """Return a text's or a conversation's tokens and how many there are."""
-        body = await self._reader.read(http, TokenizeRequest)
-        self._reader.check_model(body.model)
-        token_ids = await asyncio.to_thread(body.token_ids, self._model)
-        names = await asyncio.to_thread(self._names, token_ids) if body.return_token_strs else None
-        return {
-            "count": len(token_ids),
-            "max_model_len": self._model.context_tokens,
-            "tokens": token_ids,
-            "token_strs": names,
-        }
+def detokenized(body: DetokenizeRequest, model: TextModel) -> bytes:
+    """Return the tokens' text, special tokens included, as JSON."""
+    for token_id in body.tokens:
+        model.check_token_id(token_id, "tokens")
+    return _json({"prompt": model.decode(body.tokens, skip_special_tokens=False)})
 
-    def _names(self, token_ids: list[int]) -> list[str | None]:
-        return [self._model.tokenizer.id_to_token(token_id) for token_id in token_ids]
 
-    async def detokenize(self, http: Request) -> JsonObject:
-        """Return the tokens' text, special tokens included."""
-        body = await self._reader.read(http, DetokenizeRequest)
-        self._reader.check_model(body.model)
-        return {"prompt": await asyncio.to_thread(self._text, body.tokens)}
-
-    def _text(self, token_ids: list[int]) -> str:
-        for token_id in token_ids:
-            self._model.check_token_id(token_id, "tokens")
-        return self._model.decode(token_ids, skip_special_tokens=False)
+def _json(content: JsonObject) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from common.rpc import bind, error_boundary
 from common.settings import DEFAULT_MODEL
 from common.tls import Tls
 from services.gateway.http.connections import ServerConfig
+from services.gateway.intake.process import ForkServerProcess, JobProcess
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
 from services.gateway.text_model import TextModel, load_text_model
@@ -189,10 +190,40 @@ def grammar_tokenizer() -> LLTokenizer:
     return LLTokenizer((resolve(DEFAULT_MODEL, weights=False) / "tokenizer.json").read_text(), eos_token=[2])
 
 
+class SharedForkServer(ForkServerProcess):
+    """The same server for all tests, started when one needs it."""
+
+    def start(self) -> None: ...
+
+    async def open(self) -> JobProcess:
+        super().start()
+        return await super().open()
+
+    def stop(self) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def fork_server_of() -> Iterator[Callable[[TextModel, str], ForkServerProcess]]:
+    """Return a function that gives a model's fork server."""
+    servers: dict[TextModel, SharedForkServer] = {}
+
+    def get(model: TextModel, log_level: str) -> ForkServerProcess:
+        return servers.setdefault(model, SharedForkServer(model, log_level))
+
+    yield get
+    for server in servers.values():
+        ForkServerProcess.stop(server)
+
+
 @pytest.fixture
-async def start_gateway(text_model: TextModel, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartGateway]:
+async def start_gateway(
+    text_model: TextModel,
+    fork_server_of: Callable[[TextModel, str], ForkServerProcess],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[StartGateway]:
     """Return a function that starts the app; settings override the scripted workers' addresses."""
     monkeypatch.setattr("services.gateway.server.load_text_model", lambda _: text_model)  # read once, not per test
+    monkeypatch.setattr("services.gateway.server.ForkServerProcess", fork_server_of)
     async with AsyncExitStack() as stack:
 
         async def start(**settings: object) -> Gateway:

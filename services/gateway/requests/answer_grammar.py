@@ -19,6 +19,13 @@ Named = tuple[str, JsonSchema | None]
 _LITERAL = frozenset(string.ascii_letters + string.digits)
 
 
+def asks_for_form(body: StructuredRequest) -> bool:
+    """Tell whether a body asks for a form, which may yet be wrong."""
+    forms = (body.structured_outputs, body.guided_json, body.guided_regex, body.guided_choice, body.guided_grammar)
+    has_format = body.response_format is not None and body.response_format.type != "text"
+    return has_format or any(form is not None for form in forms)
+
+
 def answer_grammar(body: StructuredRequest) -> str:
     """Return the grammar of the answer's text, "" if there is none. Takes time for a large one.
 

@@ -1,6 +1,7 @@
 """The fields of a request's body that come in more than one form, each with what it becomes."""
 
 import re
+from itertools import islice
 from typing import Annotated, Literal, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainValidator
@@ -81,6 +82,16 @@ MessageText = Annotated[str, BeforeValidator(_message_text, json_schema_input_ty
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
+
+def _metadata(value: object) -> object:
+    """Check an object of texts, which nothing is done with, up to its first mistake, and do not keep it."""
+    if not isinstance(value, dict):
+        return value
+    wrong = ((name, entry) for name, entry in value.items() if not isinstance(entry, str))
+    return dict(islice(wrong, 1))
+
+
+IgnoredMetadata = Annotated[dict[str, str], BeforeValidator(_metadata, json_schema_input_type=dict[str, str])]
 
 _StopString = Annotated[str, Field(min_length=1, max_length=256)]
 _StopStrings = Annotated[list[_StopString], Field(max_length=16)]

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from common.errors import InvalidRequestError
-from services.gateway.requests.fields import LogitBias, Prompts, StopStrings
+from services.gateway.requests.fields import IgnoredMetadata, LogitBias, Prompts, StopStrings
 from services.gateway.requests.messages import Messages
 from services.gateway.requests.selection_options import StructKVOptions
 from services.gateway.requests.strict_body import StrictBody
@@ -54,7 +54,7 @@ class GenerationRequest(StructuredRequest):
     priority: int = Field(0, ge=-(2**31), lt=2**31)
     user: str | None = None
     store: bool = False
-    metadata: dict[str, str] = Field({})
+    metadata: IgnoredMetadata = Field({})
     stream: bool = False
     stream_options: StreamOptions | None = None
     structkv: StructKVOptions = StructKVOptions()

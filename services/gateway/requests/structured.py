@@ -52,7 +52,7 @@ class StructuredOutputs(StrictBody):
 
     json_: JsonSchema | str | None = Field(None, alias="json")
     regex: str | None = Field(None, min_length=1)
-    choice: list[str] | None = Field(None, min_length=1)
+    choice: list[str] | None = Field(None, min_length=1, fail_fast=True)
     grammar: str | None = Field(None, min_length=1)
     json_object: Literal[True] | None = None
 
@@ -76,7 +76,7 @@ class StructuredRequest(StrictBody):
     structured_outputs: StructuredOutputs | None = None
     guided_json: SkipJsonSchema[JsonSchema | str | None] = None
     guided_regex: SkipJsonSchema[str | None] = Field(None, min_length=1)
-    guided_choice: SkipJsonSchema[list[str] | None] = Field(None, min_length=1)
+    guided_choice: SkipJsonSchema[list[str] | None] = Field(None, min_length=1, fail_fast=True)
     guided_grammar: SkipJsonSchema[str | None] = Field(None, min_length=1)
 
     @model_validator(mode="after")
