@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -72,7 +71,7 @@ async def proxied(name: str, gateway: Running, folder: Path, seconds: int) -> As
     )
     config.write_text(text)
     flags = ["-db", "-f", config] if name == "haproxy" else ["-p", folder, "-e", folder / "error.log", "-c", config]
-    process = subprocess.Popen([located(name.split()[0]), *flags])
+    process = await asyncio.create_subprocess_exec(located(name.split()[0]), *flags)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
 
@@ -86,7 +85,7 @@ async def proxied(name: str, gateway: Running, folder: Path, seconds: int) -> As
             yield http
     finally:
         process.terminate()
-        process.wait()
+        await process.wait()
 
 
 @pytest.mark.parametrize("name", PROXIES)

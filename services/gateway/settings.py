@@ -81,7 +81,7 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     )
     max_requests: int = Field(512, ge=1, description="requests answered at the same time; more get 429")
     max_connections: int = Field(
-        900, ge=1, description="open client connections; beyond it one that keeps the gateway waiting is closed"
+        900, ge=1, description="open client connections; beyond it one whose request is not worked on is closed"
     )
     header_timeout_seconds: float = Field(
         10.0, gt=0, description="time for a request's headers; also for the rest of a body that is answered already"

@@ -100,6 +100,8 @@ class BodyReader:
     async def _receive(self, http: Request, upload: _Upload) -> None:
         upload.timeout.reschedule(upload.due(self._limits.timeout_seconds))
         async for part in http.stream():
+            if upload.made_room:
+                continue
             upload.body += part
             self._num_bytes += len(part)
             if len(upload.body) > self._limits.max_bytes:
@@ -117,6 +119,8 @@ class BodyReader:
             sizes[upload.network] += len(upload.body)
         leaving = max(candidates, key=lambda one: (sizes[one.network], len(one.body) * (now - one.began)))
         leaving.made_room = True
+        self._num_bytes -= len(leaving.body)
+        leaving.body.clear()
         leaving.timeout.reschedule(now)
 
     def _too_large(self) -> BodyTooLargeError:

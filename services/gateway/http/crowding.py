@@ -1,35 +1,31 @@
-"""Who has to go when there are too many connections: somebody who keeps the gateway waiting, of those who have most."""
+"""Who has to go when there are too many connections: of the place that has most, whoever has waited longest."""
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Protocol, TypeVar
 
 _IPV6_CLIENT_BITS = 64
 """Whoever has one IPv6 address usually has all with these first bits."""
 
 
-class Waiting(Protocol):
+class Connection(Protocol):
     """A connection, as far as it matters here.
 
     Attributes:
         network: whose it is, as `network_of` has it.
-        owed_since: since when the gateway waits for its client (monotonic seconds); None while the client waits.
-        is_idle: whether no request has begun.
+        phase_began: when it began to be idle, to send, to be answered, or not to read (monotonic seconds).
     """
 
     network: str
+    phase_began: float
 
     @property
-    def owed_since(self) -> float | None:
-        """Return it."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Return it."""
+    def is_worked_on(self) -> bool:
+        """Whether its request has a place among those that are worked on, and its client reads."""
 
 
-WaitingT = TypeVar("WaitingT", bound=Waiting)
+ConnectionT = TypeVar("ConnectionT", bound=Connection)
 
 
 def network_of(address: str) -> str:
@@ -43,15 +39,11 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((parsed, _IPV6_CLIENT_BITS), strict=False))
 
 
-def to_close(connections: Iterable[WaitingT]) -> WaitingT | None:
-    """Return the connection that makes room: idle ones first, then those that let the gateway wait longest.
+def to_close(connections: Collection[ConnectionT]) -> ConnectionT | None:
+    """Return the connection that makes room; None if all are worked on.
 
-    It is one of the place that has most connections, so whoever fills the server up pays for it. None if all clients
-    wait for their answers.
+    It is one of the place that has most connections, so whoever fills the server up pays for it.
     """
-    waiting = [(connection, since) for connection in connections if (since := connection.owed_since) is not None]
     counts = Counter(connection.network for connection in connections)
-    if not waiting:
-        return None
-    found, _ = max(waiting, key=lambda entry: (counts[entry[0].network], entry[0].is_idle, -entry[1]))
-    return found
+    waiting = (connection for connection in connections if not connection.is_worked_on)
+    return max(waiting, key=lambda one: (counts[one.network], -one.phase_began), default=None)

@@ -23,21 +23,25 @@ class Places:
 
 
 class Place:
-    """A request's own. It is taken when the body is there, so whoever is slow to send one keeps nobody out."""
+    """A request's own. It is taken when the body is there, so whoever is slow to send one keeps nobody out.
+
+    Attributes:
+        is_taken: whether the request is worked on.
+    """
 
     def __init__(self, places: Places) -> None:
         self._places = places
-        self._is_taken = False
+        self.is_taken = False
 
     def take(self) -> None:
         """Take it; raise OverloadedError if all are taken."""
         self._places.check()
         self._places.num_taken += 1
-        self._is_taken = True
+        self.is_taken = True
 
     def leave(self) -> None:
         """Free it, if it was taken."""
-        self._places.num_taken -= self._is_taken
+        self._places.num_taken -= self.is_taken
 
 
 def place_of(request: Request) -> Place:

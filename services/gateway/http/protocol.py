@@ -80,18 +80,14 @@ class BoundedProtocol(H11Protocol):
         self._sending = _Timer(self.loop, self._limits.send_seconds, self._on_unread)
         self._probe: Probe | None = None
         self._unsent_bytes = 0
-        self._phase_began = self.loop.time()
+        self.phase_began = self.loop.time()
         self.network = ""
 
     @property
-    def owed_since(self) -> float | None:
-        """Since when the gateway waits for the client; None while it is the client that waits for an answer."""
-        return None if self._is_answering and not self.flow.write_paused else self._phase_began
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request has begun."""
-        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+    def is_worked_on(self) -> bool:
+        """Whether its request has a place among those that are worked on, and its client reads."""
+        place = self.cycle.scope["state"].get("place") if self._is_answering else None
+        return place is not None and place.is_taken and not self.flow.write_paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Take the connection, if need be in the place of another one; its first request is due."""
@@ -106,7 +102,7 @@ class BoundedProtocol(H11Protocol):
         before = self.conn.their_state
         super().data_received(data)
         if self.conn.their_state is not before:
-            self._phase_began = self.loop.time()
+            self.phase_began = self.loop.time()
         if self._is_behind:
             self._receiving.start()
         else:
@@ -126,7 +122,7 @@ class BoundedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Wait for a client that does not read as quickly as it is sent to."""
         super().pause_writing()
-        self._phase_began = self.loop.time()
+        self.phase_began = self.loop.time()
         self._await_reader()
 
     def resume_writing(self) -> None:
@@ -137,13 +133,13 @@ class BoundedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, for what the client still sends of this one, or for the end."""
-        self._phase_began = self.loop.time()
+        self.phase_began = self.loop.time()
         super().on_response_complete()
         if self._probe is not None:
             self._end_behind_last_answer()
         if self.transport.is_closing():
             self._await_reader()
-        elif self._is_behind and not self.is_idle:
+        elif self._is_behind and (self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]):
             self._receiving.start()
 
     def timeout_keep_alive_handler(self) -> None:

@@ -48,7 +48,7 @@ async def test_it_says_the_same_as_without(start_gateway: StartGateway) -> None:
     for place in (4, 2, 0):
         slow.decode.script.insert(place, 0.5)
     late = await slow.chat(**WITH_USAGE)
-    assert late.text.count(COMMENT) >= 3
+    assert late.text.count(COMMENT) > 3
     for one, other in zip(frames(quick), frames(late), strict=True):
         for unlike in ("id", "created"):
             one.pop(unlike), other.pop(unlike)
