@@ -78,8 +78,8 @@ def _check_schema(schema: object) -> None:
     for node in _objects(schema):
         references += "$ref" in node
         multiple = node.get("multipleOf")
-        if isinstance(multiple, int | float) and 0 < multiple < math.inf:  # llguidance says what is wrong with others
-            multiples.append(Fraction(str(multiple)))
+        if type(multiple) in {int, float} and 0 < multiple < math.inf:  # llguidance says what is wrong with others
+            multiples.append(Fraction(repr(multiple) if isinstance(multiple, float) else multiple))
     if references > _MAX_REFERENCES:
         raise GrammarError(f"a JSON schema may have {_MAX_REFERENCES} $ref")
     if len(set(multiples)) > _MAX_MULTIPLES:

@@ -97,8 +97,7 @@ class TextModel:
         """Render and tokenise a conversation, in whose texts markers are words; count the template's closing tokens."""
         conversations = self._conversations()
         rendering = conversations.render(messages, tools)
-        encoding = rendering.encode()
-        return Prompt(encoding.ids, conversations.closing_tokens(rendering, encoding))
+        return Prompt(rendering.encoding.ids, conversations.closing_tokens(rendering))
 
     def chat_token_ids(
         self,
@@ -109,8 +108,10 @@ class TextModel:
         add_special_tokens: bool = False,
     ) -> list[int]:
         """Return a conversation's tokens, up to where the assistant's words begin if they are to come next."""
-        rendering = self._conversations().render(messages, tools, add_generation_prompt=add_generation_prompt)
-        return rendering.encode(add_special_tokens=add_special_tokens).ids
+        rendering = self._conversations().render(
+            messages, tools, add_generation_prompt=add_generation_prompt, add_special_tokens=add_special_tokens
+        )
+        return rendering.encoding.ids
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return a text's tokens, possibly with those the model wants at its start; none for no text."""

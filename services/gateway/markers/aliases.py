@@ -24,7 +24,8 @@ def with_aliases(tokenizer: Tokenizer, aliases: Mapping[str, str]) -> Tokenizer:
     for token in described["added_tokens"]:
         if token["content"] in aliases:
             token["content"] = aliases[token["content"]]
-            token["single_word"] = False  # whether it stands alone is looked at where the alias is put
+            # Whether a name counts where it stands is looked at before its alias is put there, which always does.
+            token["single_word"] = token["normalized"] = False
     _rename(described["model"], aliases)
     copy = Tokenizer.from_str(json.dumps(described, ensure_ascii=False))
     if any(copy.token_to_id(alias) != tokenizer.token_to_id(name) for name, alias in aliases.items()):

@@ -27,25 +27,21 @@ _PLACEHOLDER = re.compile(r"%\w|\{[^{}]*\}")
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A conversation's text, and how it is read.
+    """A conversation's text and its tokens.
 
     Attributes:
-        text: as the tokenizer takes it.
-        tokenizer: the model's own, or the one that knows markers by aliases.
+        text: as the tokenizer has read it.
+        encoding: its tokens.
         messages: the messages that it was rendered from.
         tools: likewise.
-        spelled: writes a rendered text as the tokenizer takes it.
+        spelled: writes a rendered text as the tokenizer has read it.
     """
 
     text: str
-    tokenizer: Tokenizer
+    encoding: Encoding
     messages: Sequence[ChatMessage]
     tools: Tools
     spelled: Callable[[str], str]
-
-    def encode(self, *, add_special_tokens: bool = False) -> Encoding:
-        """Tokenise the text."""
-        return self.tokenizer.encode(self.text, add_special_tokens=add_special_tokens)
 
 
 class Conversations:
@@ -68,12 +64,20 @@ class Conversations:
         self._markers = pattern_of(markers)
         self._spoken = pattern_of(token for token in markers if not token.special)
         self._firsts = frozenset(form for name in names for form in (name[0], name[0].lower(), name[0].upper()))
-        # A normaliser may make a marker of other characters: what is written tells nothing then.
-        self._always_aliased = tokenizer.normalizer is not None and any(token.normalized for token in markers)
+        self._ids = frozenset(tokenizer.token_to_id(name) for name in names)
+        # A normaliser may make a marker of other characters: what is written does not tell then.
+        self._are_normalised = tokenizer.normalizer is not None and any(token.normalized for token in markers)
         self._begins_markers = _end_within(template.literals, names)
 
-    def render(self, messages: Sequence[ChatMessage], tools: Tools, *, add_generation_prompt: bool = True) -> Rendering:
-        """Render a conversation. Raises InvalidRequestError as the template does."""
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Tools,
+        *,
+        add_generation_prompt: bool = True,
+        add_special_tokens: bool = False,
+    ) -> Rendering:
+        """Render and tokenise a conversation. Raises InvalidRequestError as the template does."""
         whole = self._template.render(messages, tools, add_generation_prompt=add_generation_prompt)
         sentinel = unused_character(whole)
         breaker = Breaker(sentinel, self._firsts, self._spoken, at_borders=self._begins_markers)
@@ -85,12 +89,13 @@ class Conversations:
         if breaker.has_broken:
             broken = self._template.render(broken_messages, broken_tools, add_generation_prompt=add_generation_prompt)
             if not self._have_the_same(whole, broken, sentinel, (messages, tools)):
-                return self._with_aliases(broken, broken_messages, broken_tools, sentinel)
-        if self._always_aliased:
-            return self._with_aliases(whole, messages, tools, sentinel)
-        return Rendering(whole, self._tokenizer, messages, tools, spelled=lambda text: text)
+                return self._aliased_rendering(broken, broken_messages, broken_tools, sentinel, add_special_tokens)
+        encoding = self._tokenizer.encode(whole, add_special_tokens=add_special_tokens)
+        if self._are_normalised and not self._are_written(whole, encoding):
+            return self._aliased_rendering(whole, messages, tools, sentinel, add_special_tokens)
+        return Rendering(whole, encoding, messages, tools, spelled=lambda text: text)
 
-    def closing_tokens(self, rendering: Rendering, encoding: Encoding) -> int:
+    def closing_tokens(self, rendering: Rendering) -> int:
         """Return how many of the last tokens the template has written after the last message's content.
 
         A unique word takes the content's place, for the content itself may be as short as a word of the template.
@@ -101,8 +106,8 @@ class Conversations:
         closing = rendering.spelled(behind)
         if not before or not closing or not rendering.text.endswith(closing):
             return 0
-        first_closing = encoding.char_to_token(len(rendering.text) - len(closing))
-        return 0 if first_closing is None else len(encoding) - first_closing
+        first_closing = rendering.encoding.char_to_token(len(rendering.text) - len(closing))
+        return 0 if first_closing is None else len(rendering.encoding) - first_closing
 
     def _have_the_same(self, whole: str, broken: str, sentinel: str, source: object) -> bool:
         """Tell whether the markers of a text are those that are left when everything of the client's is broken."""
@@ -118,12 +123,24 @@ class Conversations:
             return any(map(self._is_in, value))
         return isinstance(value, str) and self._markers.search(value) is not None
 
-    def _with_aliases(self, text: str, messages: Sequence[ChatMessage], tools: Tools, sentinel: str) -> Rendering:
+    def _are_written(self, text: str, encoding: Encoding) -> bool:
+        """Tell whether each marker among the tokens stands in the text as such."""
+        return all(
+            self._markers.search(text, *span) is not None
+            for token, span in zip(encoding.ids, encoding.offsets, strict=True)
+            if token in self._ids and span[0] < span[1]  # what a tokenizer adds itself has no span
+        )
+
+    def _aliased_rendering(
+        self, text: str, messages: Sequence[ChatMessage], tools: Tools, sentinel: str, add_special_tokens: bool
+    ) -> Rendering:
         def spelled(text: str) -> str:
             aliased = self._markers.sub(lambda marker: self._aliases[marker.group()], text)
             return aliased.replace(sentinel, "")
 
-        return Rendering(spelled(text), self._aliased, messages, tools, spelled)
+        aliased = spelled(text)
+        encoding = self._aliased.encode(aliased, add_special_tokens=add_special_tokens)
+        return Rendering(aliased, encoding, messages, tools, spelled)
 
 
 def _end_within(literals: Iterable[str], names: Iterable[str]) -> bool:

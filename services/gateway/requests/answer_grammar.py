@@ -43,8 +43,9 @@ def _of_format(wanted: ResponseFormat | None) -> Named | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.json_schema is None:
-        return "response_format", json_entry(_ANY_OBJECT)
-    return "response_format.json_schema.schema", json_entry(wanted.json_schema.schema_)
+        return "response_format", json_entry(_ANY_OBJECT, "response_format")
+    param = "response_format.json_schema.schema"
+    return param, json_entry(wanted.json_schema.schema_, param)
 
 
 def _of_outputs(wanted: StructuredOutputs | None) -> Named | None:
@@ -67,9 +68,9 @@ def _entry(kind: str, value: Any, param: str) -> JsonSchema:
     """Return one kind of form as an entry of a grammar."""
     match kind:
         case "json":
-            return json_entry(_parsed(value, param) if isinstance(value, str) else value)
+            return json_entry(_parsed(value, param) if isinstance(value, str) else value, param)
         case "json_object":
-            return json_entry(_ANY_OBJECT)
+            return json_entry(_ANY_OBJECT, param)
         case "regex":
             return {"lark_grammar": f"start: /{regex_to_lark(value, '')}/"}
         case "choice":
