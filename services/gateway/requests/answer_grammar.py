@@ -10,6 +10,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from common.errors import InvalidRequestError
 from common.grammar import MAX_GRAMMAR_BYTES, check_grammar, reason_of
 from services.gateway.requests.json_grammar import JsonSchema, json_entry, serialised
+from services.gateway.requests.lark_finite import check_ends
 from services.gateway.requests.structured import ResponseFormat, StructuredOutputs, StructuredRequest
 
 _ANY_OBJECT: JsonSchema = {"type": "object"}
@@ -98,6 +99,8 @@ def _as_lark(text: str, param: str) -> str:
     if len(text) > MAX_GRAMMAR_BYTES:
         raise InvalidRequestError(f"{param} is larger than {MAX_GRAMMAR_BYTES} bytes", param=param)
     try:
-        return any_to_lark(text)
+        lark: str = any_to_lark(text)
     except Exception as error:  # the library raises no narrower type
         raise InvalidRequestError(f"{param} is neither Lark nor GBNF: {reason_of(str(error))}", param=param) from error
+    check_ends(lark, param)
+    return lark

@@ -80,6 +80,5 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "unigram, always": lambda: unigram("always"),
     "unigram, stripping": lambda: unigram("first", lstrip=True, rstrip=True),
     "llama": llama_like,
-    "llama, markers normalised": lambda: llama_like(normalized=True),
     "words": words,
 }
