@@ -17,15 +17,21 @@ from common.errors import GrammarError
 MAX_GRAMMAR_BYTES = 256 * 1024
 _MAX_RULES = 1000
 _MAX_REFERENCES = 1000
+_MAX_OPTIONAL = 1000
 _MAX_MULTIPLES = 16
 _MAX_MULTIPLE = 100_000
 _MAX_REASON_CHARACTERS = 500
 
 LIMITS = LLParserLimits(
-    verbose_errors=False, initial_lexer_fuel=200_000, step_lexer_fuel=20_000, max_lexer_states=20_000
+    verbose_errors=False,
+    initial_lexer_fuel=200_000,
+    step_lexer_fuel=20_000,
+    max_lexer_states=20_000,
+    max_items_in_row=5 * _MAX_OPTIONAL,
 )
 """Of one answer's matcher: a fraction of llguidance's own, with which a step takes seconds for a repetition of
-repetitions, and so does everybody else's in the batch. Schemas of hundreds of objects need less."""
+repetitions, and so does everybody else's in the batch. Schemas of hundreds of objects need less. Only of items in a row
+there are more than the usual 2,000: an object's optional properties take four each, before its first is chosen."""
 
 
 def check_grammar(grammar: str, param: str | None = None) -> None:
@@ -77,15 +83,31 @@ def _check_schema(schema: object) -> None:
     references, multiples = 0, list[Fraction]()
     for node in _objects(schema):
         references += "$ref" in node
+        _check_optional(node)
         multiple = node.get("multipleOf")
-        if isinstance(multiple, int | float) and 0 < multiple < math.inf:  # llguidance says what is wrong with others
-            multiples.append(Fraction(str(multiple)))
+        if type(multiple) in {int, float} and 0 < multiple < math.inf:  # llguidance says what is wrong with others
+            multiples.append(Fraction(repr(multiple) if isinstance(multiple, float) else multiple))
     if references > _MAX_REFERENCES:
         raise GrammarError(f"a JSON schema may have {_MAX_REFERENCES} $ref")
     if len(set(multiples)) > _MAX_MULTIPLES:
         raise GrammarError(f"a JSON schema may have {_MAX_MULTIPLES} different multipleOf")
     if _common_multiple(multiples) > _MAX_MULTIPLE:
         raise GrammarError(f"the common multiple of all multipleOf, as whole numbers, is over {_MAX_MULTIPLE}")
+
+
+def _check_optional(node: dict[str, Any]) -> None:
+    properties, required = node.get("properties"), node.get("required")
+    if not isinstance(properties, dict):
+        return
+    names = set(filter(_is_text, required)) if isinstance(required, list) else set()
+    if len(properties.keys() - names) > _MAX_OPTIONAL:
+        raise GrammarError(
+            f"an object may have {_MAX_OPTIONAL} optional properties; those that are required do not count"
+        )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _objects(schema: object) -> Iterator[dict[str, Any]]:

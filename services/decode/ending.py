@@ -42,7 +42,11 @@ class EndingSearch:
 
     def search(self, matcher: LLMatcher, limit: int) -> list[int] | None:
         """Return up to `limit` tokens after which the answer may end; None if they are not found. The state stays."""
-        state, ending, seen, num_probed = matcher.deep_copy(), list[int](), set[bytes](), 0
+        return self.walk(matcher.deep_copy(), limit)
+
+    def walk(self, state: LLMatcher, limit: int) -> list[int] | None:
+        """Go to an end, or to where none is found, and return the tokens as `search` does."""
+        ending, seen, num_probed = list[int](), set[bytes](), 0
         while not state.is_accepting():
             mask = state.compute_bitmask()
             seen.add(mask)

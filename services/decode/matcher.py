@@ -32,8 +32,11 @@ class Grammar:
     watched_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Measure the shortest answer."""
-        shortest = self.endings.search(self.start, _LONGEST_ENDING)
+        """Measure the shortest answer; raise GrammarError if it leads to where nothing may follow."""
+        state = self.start.deep_copy()
+        shortest = self.endings.walk(state, _LONGEST_ENDING)
+        if state.is_error():
+            raise GrammarError(f"no answer follows the grammar to its end: {reason_of(state.get_error())}")
         watched = 0 if shortest is None else max(_LEAST_WATCHED_TOKENS, 2 * len(shortest))
         object.__setattr__(self, "watched_tokens", watched)
 

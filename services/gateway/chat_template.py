@@ -5,7 +5,7 @@ underscores nor anything that changes its arguments.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -43,12 +43,21 @@ def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent, **options)
 
 
+def _texts(syntax: nodes.Template) -> Iterator[str]:
+    for text in syntax.find_all(nodes.TemplateData):
+        yield text.data
+    for constant in syntax.find_all(nodes.Const):
+        if isinstance(constant.value, str):
+            yield constant.value
+
+
 class ChatTemplate:
     """A model's chat template; `special_tokens` are its variables such as `bos_token`.
 
     Attributes:
         source: its text.
         knows_tools: whether it describes tools to the model.
+        literals: the texts that it is made of.
     """
 
     def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
@@ -60,9 +69,11 @@ class ChatTemplate:
         environment.globals.update(helpers)
         try:
             self._template = environment.from_string(source)
-            self.knows_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
+            syntax = environment.parse(source)
         except jinja2.TemplateError as error:
             raise ModelLoadError(f"the model's chat template cannot be read: {error}") from error
+        self.knows_tools = "tools" in meta.find_undeclared_variables(syntax)
+        self.literals = frozenset(_texts(syntax))
         self.source = source
         self._special_tokens = special_tokens
 

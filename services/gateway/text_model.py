@@ -1,6 +1,5 @@
 """The part of a model that knows text: its tokenizer, its chat template and the numbers a request is checked by."""
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from common.model.source import resolve
 from common.model.tokenizer_files import eos_token_ids, read_json
 from services.gateway.answers.detokenizer import special_token_ids
 from services.gateway.chat_template import ChatMessage, ChatTemplate
-from services.gateway.long_texts import check_fits
+from services.gateway.long_texts import check_fits, check_length
+from services.gateway.markers.conversation import Conversations
 from services.gateway.tools.formats import HERMES, FormatName, ToolFormat, format_of
 
 Tools = Sequence[dict[str, Any]] | None
@@ -48,6 +48,7 @@ class TextModel:
         eos_token_ids: tokens that end an answer.
         special_token_ids: tokens that are not text.
         tool_format: how the model writes calls of tools.
+        conversations: renders with the chat template, if there is one.
     """
 
     tokenizer: Tokenizer
@@ -57,6 +58,14 @@ class TextModel:
     eos_token_ids: tuple[int, ...]
     special_token_ids: frozenset[int] = frozenset()
     tool_format: ToolFormat = HERMES
+    conversations: Conversations | None = None
+
+    def __post_init__(self) -> None:
+        """Read the markers, which takes a moment, unless the model is a copy with the same text side."""
+        parts = self.tokenizer, self.chat_template
+        known = None if self.conversations is None else self.conversations.parts
+        if self.chat_template is not None and known != parts:
+            object.__setattr__(self, "conversations", Conversations(self.tokenizer, self.chat_template))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let another process have the model, made anew from its parts."""
@@ -64,7 +73,10 @@ class TextModel:
         return TextModel, (*parts, self.special_token_ids, self.tool_format)
 
     def completion_prompt(self, prompt: str | Sequence[int]) -> Prompt:
-        """Tokenise a text, with the tokens the model wants at its start; check token ids and take them as they are."""
+        """Tokenise a text, with the tokens the model wants at its start; check token ids and take them as they are.
+
+        The client writes the whole prompt here, so a marker in it is one.
+        """
         if isinstance(prompt, str):
             check_fits(prompt, self.tokenizer, self.context_tokens, "prompt")
             return Prompt(self.encode(prompt, add_special_tokens=True), continues=True)
@@ -89,20 +101,30 @@ class TextModel:
         return replace(self, tool_format=format_of(template, name))
 
     def chat_prompt(self, messages: Sequence[ChatMessage], tools: Tools = None) -> Prompt:
-        """Render and tokenise a conversation; count the template's closing tokens."""
-        template = self._template()
-        text = template.render(messages, tools)
-        check_fits(text, self.tokenizer, self.context_tokens, "messages")
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        closing = _closing_text(template, messages, tools)
-        if not closing or not text.endswith(closing):
-            return Prompt(encoding.ids)
-        first_closing = encoding.char_to_token(len(text) - len(closing))
-        return Prompt(encoding.ids, 0 if first_closing is None else len(encoding) - first_closing)
+        """Render and tokenise a conversation, in whose texts markers are words; count the template's closing tokens."""
+        conversations = self._conversations()
+        rendering = conversations.render(
+            messages, tools, lambda text: check_fits(text, self.tokenizer, self.context_tokens, "messages")
+        )
+        return Prompt(rendering.encoding.ids, conversations.closing_tokens(rendering))
 
-    def chat_text(self, messages: Sequence[ChatMessage], tools: Tools = None, *, add_generation_prompt: bool) -> str:
-        """Render a conversation, up to where the assistant's words begin if they are to come next."""
-        return self._template().render(messages, tools, add_generation_prompt=add_generation_prompt)
+    def chat_token_ids(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Tools = None,
+        *,
+        add_generation_prompt: bool,
+        add_special_tokens: bool = False,
+    ) -> list[int]:
+        """Return a conversation's tokens, up to where the assistant's words begin if they are to come next."""
+        rendering = self._conversations().render(
+            messages,
+            tools,
+            lambda text: check_length(text, self.context_tokens),
+            add_generation_prompt=add_generation_prompt,
+            add_special_tokens=add_special_tokens,
+        )
+        return rendering.encoding.ids
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return a text's tokens, possibly with those the model wants at its start; none for no text."""
@@ -112,12 +134,12 @@ class TextModel:
         """Return the text of tokens that the model has."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
-    def _template(self) -> ChatTemplate:
-        if self.chat_template is None:
+    def _conversations(self) -> Conversations:
+        if self.conversations is None:
             raise InvalidRequestError(
                 "the model has no chat template; use /v1/completions, or serve an instruct model", param="messages"
             )
-        return self.chat_template
+        return self.conversations
 
     def check_token_id(self, token_id: int, param: str) -> None:
         """Raise InvalidRequestError for an id the model does not have."""
@@ -125,17 +147,6 @@ class TextModel:
             raise InvalidRequestError(
                 f"token id {token_id} is out of the vocabulary of {self.vocab_size} tokens", param=param
             )
-
-
-def _closing_text(template: ChatTemplate, messages: Sequence[ChatMessage], tools: Tools) -> str:
-    """Return what the template writes after the last message's content.
-
-    A marker takes the content's place, for the content itself may be as short as a word of the template.
-    """
-    marker = uuid.uuid4().hex
-    rendered = template.render([*messages[:-1], {**messages[-1], "content": marker}], tools)
-    before, _, closing = rendered.rpartition(marker)
-    return closing if before else ""
 
 
 def load_text_model(model: str) -> TextModel:

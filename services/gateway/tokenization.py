@@ -35,14 +35,16 @@ class TokenizeRequest(StrictBody):
 
     def token_ids(self, model: TextModel) -> list[int]:
         """Return the tokens. A chat template writes its special tokens itself, so only a text gets them by default."""
-        text, add_special_tokens = self.prompt, self.messages is None
-        if self.messages is not None:
-            messages, tools = conversation(self.messages, self.tools, model)
-            text = model.chat_text(messages, tools, add_generation_prompt=self.add_generation_prompt)
-        check_length(text or "", model.context_tokens)
-        if self.add_special_tokens is not None:
-            add_special_tokens = self.add_special_tokens
-        return model.encode(text or "", add_special_tokens=add_special_tokens)
+        if self.messages is None:
+            check_length(self.prompt or "", model.context_tokens)
+            return model.encode(self.prompt or "", add_special_tokens=self.add_special_tokens is not False)
+        messages, tools = conversation(self.messages, self.tools, model)
+        return model.chat_token_ids(
+            messages,
+            tools,
+            add_generation_prompt=self.add_generation_prompt,
+            add_special_tokens=self.add_special_tokens is True,
+        )
 
 
 MAX_DETOKENIZED = 2**18

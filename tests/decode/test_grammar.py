@@ -144,6 +144,27 @@ async def test_an_answer_that_nothing_could_make_whole_is_cut(workers: Workers, 
     assert events[-1].finish_reason == decode_pb2.FINISH_REASON_LENGTH
 
 
+async def test_a_thousand_optional_properties_can_be_written(workers: Workers, tokenizer: Tokenizer) -> None:
+    properties = {f"property_{place}": {"enum": [1]} for place in range(1000)}
+    grammar = schema_grammar({"type": "object", "properties": properties, "additionalProperties": False})
+    answer = json.loads(tokenizer.decode(await workers.tokens(request(workers, grammar, 60, seed=1))))
+    assert answer.keys() <= properties.keys()
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        json.dumps({"grammars": [{"lark_grammar": 'start: "x" NOTHING "y"\nNOTHING: /[^\\s\\S]/'}]}),
+        regex_grammar("[^\\s\\S]"),
+        schema_grammar({"type": "object", "anyOf": [{"properties": {f"{i}": {}}} for i in range(6000)]}),
+    ],
+)
+async def test_a_grammar_that_leads_nowhere_is_refused_before_the_first_token(workers: Workers, grammar: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await workers.generate(request(workers, grammar))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize("max_tokens", [60, 150])
 async def test_an_answer_goes_on_from_tokens_chosen_elsewhere(max_tokens: int, workers: Workers) -> None:
     for seed in range(4):

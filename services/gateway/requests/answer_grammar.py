@@ -10,6 +10,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from common.errors import InvalidRequestError
 from common.grammar import MAX_GRAMMAR_BYTES, check_grammar, reason_of
 from services.gateway.requests.json_grammar import JsonSchema, json_entry, serialised
+from services.gateway.requests.lark_finite import check_ends
 from services.gateway.requests.structured import ResponseFormat, StructuredOutputs, StructuredRequest
 
 _ANY_OBJECT: JsonSchema = {"type": "object"}
@@ -50,8 +51,9 @@ def _of_format(wanted: ResponseFormat | None) -> Named | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.json_schema is None:
-        return "response_format", json_entry(_ANY_OBJECT)
-    return "response_format.json_schema.schema", json_entry(wanted.json_schema.schema_)
+        return "response_format", json_entry(_ANY_OBJECT, "response_format")
+    param = "response_format.json_schema.schema"
+    return param, json_entry(wanted.json_schema.schema_, param)
 
 
 def _of_outputs(wanted: StructuredOutputs | None) -> Named | None:
@@ -74,9 +76,9 @@ def _entry(kind: str, value: Any, param: str) -> JsonSchema:
     """Return one kind of form as an entry of a grammar."""
     match kind:
         case "json":
-            return json_entry(_parsed(value, param) if isinstance(value, str) else value)
+            return json_entry(_parsed(value, param) if isinstance(value, str) else value, param)
         case "json_object":
-            return json_entry(_ANY_OBJECT)
+            return json_entry(_ANY_OBJECT, param)
         case "regex":
             return {"lark_grammar": f"start: /{regex_to_lark(value, '')}/"}
         case "choice":
@@ -104,6 +106,8 @@ def _as_lark(text: str, param: str) -> str:
     if len(text) > MAX_GRAMMAR_BYTES:
         raise InvalidRequestError(f"{param} is larger than {MAX_GRAMMAR_BYTES} bytes", param=param)
     try:
-        return any_to_lark(text)
+        lark: str = any_to_lark(text)
     except Exception as error:  # the library raises no narrower type
         raise InvalidRequestError(f"{param} is neither Lark nor GBNF: {reason_of(str(error))}", param=param) from error
+    check_ends(lark, param)
+    return lark

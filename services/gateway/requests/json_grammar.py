@@ -3,6 +3,10 @@
 import json
 from typing import Any
 
+from services.gateway.requests.json_finite import without_endless
+from services.gateway.requests.json_keywords import check_keywords
+from services.gateway.requests.json_paths import LISTS, MAPS, SINGLES
+
 JsonSchema = dict[str, Any]
 
 _OPTIONS: JsonSchema = {"whitespace_pattern": r"\x20|\n\x20{0,32}"}
@@ -11,15 +15,18 @@ loop that small models do not leave."""
 
 _WHOLE_NUMBERS: JsonSchema = {"minimum": -9 * 10**18, "maximum": 9 * 10**18}
 _BOUNDING = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const"}
-_MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SINGLES = ("items", "additionalProperties", "additionalItems")
 _COMBINING = {"anyOf", "oneOf", "$ref"}
 _OF_OBJECTS = {"properties", "required", "additionalProperties", "patternProperties"}
 
 
-def json_entry(schema: JsonSchema) -> JsonSchema:
-    """Return the entry of a serialised grammar for JSON that a schema describes. Its order of properties is kept."""
+def json_entry(schema: JsonSchema, param: str) -> JsonSchema:
+    """Return the entry of a serialised grammar for JSON that a schema describes. Its order of properties is kept.
+
+    Raises InvalidRequestError, naming the parameter or what is within it, for a schema with a value of a wrong type, or
+    that no finite answer follows.
+    """
+    check_keywords(schema, param)
+    schema = without_endless(schema, param)
     return {"json_schema": {**_bounded(schema, closes=not _combines_objects(schema)), "x-guidance": _OPTIONS}}
 
 
@@ -46,11 +53,11 @@ def _bounded_within(key: str, value: Any, closes: bool) -> Any:
     def bounded(entry: Any) -> Any:
         return _bounded(entry, closes=closes) if isinstance(entry, dict) else entry
 
-    if key in _MAPS and isinstance(value, dict):
+    if key in MAPS and isinstance(value, dict):
         return {name: bounded(entry) for name, entry in value.items()}
-    if key in _LISTS and isinstance(value, list):
+    if key in LISTS and isinstance(value, list):
         return [bounded(entry) for entry in value]
-    return bounded(value) if key in _SINGLES else value
+    return bounded(value) if key in SINGLES else value
 
 
 def _may_close(schema: JsonSchema) -> bool:
@@ -71,9 +78,9 @@ def _combines_objects(schema: JsonSchema) -> bool:
             continue
         if "allOf" in node or (_COMBINING & node.keys() and _OF_OBJECTS & node.keys()):
             return True
-        for key in _MAPS:
+        for key in MAPS:
             pending += node[key].values() if isinstance(node.get(key), dict) else ()
-        for key in _LISTS:
+        for key in LISTS:
             pending += node[key] if isinstance(node.get(key), list) else ()
-        pending += [node.get(key) for key in _SINGLES]
+        pending += [node.get(key) for key in SINGLES]
     return False

@@ -57,7 +57,8 @@ def free_text_or_calls(
 
 def check_parameters(place: int, function: FunctionDefinition) -> None:
     """Raise InvalidRequestError, naming the parameter, for arguments whose schema is wrong or not supported."""
-    check_grammar(serialised([json_entry(_parameters(function))]), f"tools.{place}.function.parameters")
+    param = _param(place)
+    check_grammar(serialised([json_entry(_parameters(function), param)]), param)
 
 
 def _grammar(
@@ -69,7 +70,8 @@ def _grammar(
     entries: list[Entry],
 ) -> str:
     schemas = [
-        {**json_entry(_parameters(function)), "name": f"arguments_{place}"} for place, function in enumerate(functions)
+        {**json_entry(_parameters(function), _param(place)), "name": f"arguments_{place}"}
+        for place, function in enumerate(functions)
     ]
     lark = "\n".join([start, *_call_rules(functions, form, special_ids, parallel)])
     grammar = serialised([{"lark_grammar": lark}, *entries, *schemas])
@@ -100,6 +102,10 @@ def _call_rules(
         calls = [f"calls: {begin} behind_begin"]
         calls += [f"behind_begin: {opening} object{another_object} {closing} {end}"]
     return [*calls, f"object: {' | '.join(objects)}"]
+
+
+def _param(place: int) -> str:
+    return f"tools.{place}.function.parameters"
 
 
 def _object_head(function: FunctionDefinition, form: ToolFormat) -> str:
