@@ -4,13 +4,13 @@ import time
 from dataclasses import dataclass
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 
 from services.gateway.answers.answer import Answer
 from services.gateway.answers.choices import ChoiceFactory
 from services.gateway.answers.envelope import Envelope
 from services.gateway.answers.shapes import ChatShape, CompletionShape, Shape
 from services.gateway.answers.streaming import EventStreamResponse, unless_disconnected
+from services.gateway.answers.whole import encoded
 from services.gateway.http.context import context_of
 from services.gateway.http.reader import RequestReader
 from services.gateway.intake.accepted import AcceptedRequest
@@ -68,7 +68,7 @@ class RequestHandler:
             wholes = await unless_disconnected(http.receive, answer.wholes())
         finally:
             answer.close()
-        return JSONResponse(envelope.whole(answer, wholes))
+        return Response(await encoded(envelope.whole(answer, wholes)), media_type="application/json")
 
     async def _accept(self, http: Request, endpoint: Endpoint, deadline: float) -> AcceptedRequest:
         """Return what is left of the body, which is not kept."""

@@ -19,6 +19,7 @@ from common.logging import configure, logged_as
 from services.gateway.intake.channel import HEAD, LENGTH, PID, Message, PortableError, framed
 from services.gateway.intake.limits import limit, step_back
 from services.gateway.intake.work import Job, do
+from services.gateway.long_texts import max_text_characters
 from services.gateway.text_model import TextModel
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def _answer(connection: socket.socket, model: TextModel) -> None:
     connection.sendall(PID.pack(os.getpid()))
     with connection.makefile("rb") as incoming:
         (length,) = LENGTH.unpack(incoming.read(LENGTH.size))
-        limit(length)
+        limit(length, max_text_characters(model.context_tokens))
         job: Job = pickle.loads(incoming.read(length))  # noqa: S301  the gateway wrote it
     for part in _outcome(job, model):
         connection.sendall(part)

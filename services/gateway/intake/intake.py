@@ -67,7 +67,7 @@ class Intake:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(self._starting, return_exceptions=True)
-        self._thread.shutdown(wait=False)
+        self._thread.shutdown(wait=False, cancel_futures=True)
         self._server.stop()
 
     async def accept(self, kind: GenerationKind, body: bytes, request_id: str, deadline: float) -> AcceptedRequest:
