@@ -25,7 +25,7 @@ _MAX_QUEUED_BODIES = 4
 _UNITS = 64
 """Of the memory for processes: a body of the largest size takes all but the one that any process takes, and a quarter
 is left for others beside it."""
-_FIRST_TURN_SECONDS = 0.05
+_FIRST_TURN_SECONDS, _TURN_SECONDS = 0.05, 0.4
 _SECONDS_PER_MEGABYTE = 16
 _SECONDS_PER_SECOND = 4
 """How much later the place in the queue is for what a request has still to do, by its length, or has had."""
@@ -37,7 +37,7 @@ class Intake:
     """Reads requests: short ones in a thread, one after the other, and all others in processes of low priority.
 
     How long one takes cannot be known before. So processes take turns: who has had one goes behind those who have
-    not, and each turn is twice as long as the one before. A context manager that ends all processes.
+    not, and a turn is twice as long as the one before. A context manager that ends all processes.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Intake:
                         return work.result()
                     process.pause()
                 rank = time.monotonic() + seconds * _SECONDS_PER_SECOND
-                seconds *= 2
+                seconds = min(2 * seconds, _TURN_SECONDS)
         finally:
             if not work.done():
                 self._metrics.intake_killed.labels("cancelled").inc()

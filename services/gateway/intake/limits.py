@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _NICENESS = 5
-"""A third of the weight of others: where the model computes on all cores, its steps take a third longer at most."""
+"""A third of others' weight: where the model computes on all cores, its steps take a third longer at most."""
 _SECONDS = 3
 _SECONDS_PER_MEGABYTE = 10
 """A few times what the slowest text takes. Beyond it are grammars and templates that find no end."""

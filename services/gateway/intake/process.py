@@ -129,17 +129,21 @@ class ForkServerProcess:
 
     async def open(self) -> JobProcess:
         """Return a process for a job. Raises ProcessDiedError if the server cannot be started."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         try:
             if self._starting.locked() or not self._runs:
                 await asyncio.to_thread(self.start)
             assert self._control is not None
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            with theirs:
-                socket.send_fds(self._control, [b"j"], [theirs.fileno()])
-        except OSError:
+            socket.send_fds(self._control, [b"j"], [theirs.fileno()])
+        except BaseException as error:
+            ours.close()
+            if not isinstance(error, OSError):
+                raise
             logger.exception("the intake's server takes no job")
             raise ProcessDiedError(None) from None
+        finally:
+            theirs.close()
         return JobProcess(ours)
 
     def stop(self) -> None:
