@@ -1,16 +1,25 @@
 """A request's whole way through the gateway: read, route, stream, respond."""
 
+import asyncio
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 
 from services.gateway.answers.answer import Answer
 from services.gateway.answers.choices import ChoiceFactory
 from services.gateway.answers.envelope import Envelope
 from services.gateway.answers.shapes import ChatShape, CompletionShape, Shape
-from services.gateway.answers.streaming import Begun, StreamContext, begin_stream, unless_disconnected
+from services.gateway.answers.streaming import (
+    Begun,
+    EventStreamResponse,
+    StreamContext,
+    close,
+    unless_disconnected,
+    until_status,
+)
+from services.gateway.answers.whole import encoded
 from services.gateway.http.context import RequestContext, context_of
 from services.gateway.http.reader import RequestReader
 from services.gateway.intake.accepted import AcceptedRequest
@@ -62,34 +71,38 @@ class RequestHandler:
         Raises StructKVError and ClientDisconnect.
         """
         context, deadline = context_of(http), self._reader.deadline(http)
-        accepted = await self._accept(http, endpoint, deadline)
-        beginning = self._begin(context, accepted, endpoint.shape, deadline)
-        if accepted.stream is not None:
-            stream = StreamContext(context.request_id, accepted.stream, deadline, self._heartbeat_seconds)
-            return await begin_stream(http.receive, beginning, stream)
-        answer, envelope = await unless_disconnected(http.receive, beginning)
-        try:
-            wholes = await unless_disconnected(http.receive, answer.wholes())
-        finally:
-            answer.close()
-        return JSONResponse(envelope.whole(answer, wholes))
-
-    async def _accept(self, http: Request, endpoint: Endpoint, deadline: float) -> AcceptedRequest:
-        """Return what is left of the body, which is not kept."""
         body = await self._reader.read(http)
         recorder().lap("gateway.receive")
-        work = self._intake.accept(endpoint.kind, body, context_of(http).request_id, deadline)
-        return await unless_disconnected(http.receive, work)
+        streams = asyncio.get_running_loop().create_future()
+        accepting = self._intake.accept(endpoint.kind, body, context.request_id, deadline, streams)
+        del body  # it is not kept: what is left of it is what has been accepted
+        opening = asyncio.ensure_future(self._begin(context, accepting, endpoint.shape, deadline))
+        try:
+            await unless_disconnected(http.receive, until_status(opening, streams, self._heartbeat_seconds))
+            if not opening.done() or opening.result().stream is not None:
+                return EventStreamResponse(
+                    opening, StreamContext(context.request_id, deadline, self._heartbeat_seconds)
+                )
+            begun = opening.result()
+            wholes = await unless_disconnected(http.receive, begun.answer.wholes())
+        except BaseException:
+            await close(opening)
+            raise
+        begun.answer.close()
+        return Response(await encoded(begun.envelope.whole(begun.answer, wholes)), media_type="application/json")
 
-    async def _begin(self, context: RequestContext, accepted: AcceptedRequest, shape: Shape, deadline: float) -> Begun:
+    async def _begin(
+        self, context: RequestContext, accepting: Awaitable[AcceptedRequest], shape: Shape, deadline: float
+    ) -> Begun:
         """Return the answer once each prompt has its first token."""
+        accepted = await accepting
         choices = self._choices.make(accepted)
         recorder().lap("gateway.tokenize")
         recorder().accepted(self._model_name, accepted.requests)
         calls = await DecodeCalls.open(self._client, accepted.requests, deadline)
         answer = Answer(calls, choices, time.monotonic() - context.arrived, context.request_id)
-        method = accepted.requests[0].selection.method
-        return answer, Envelope(shape, self._model_name, method, accepted.return_stats)
+        envelope = Envelope(shape, self._model_name, accepted.requests[0].selection.method, accepted.return_stats)
+        return Begun(answer, envelope, accepted.stream)
 
 
 class TokenizationHandler:

@@ -69,7 +69,7 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     )
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1, description="larger request bodies are refused")
     intake_processes: int = Field(
-        2, ge=1, description="long requests read at the same time, each in a process of low priority"
+        1, ge=1, description="long requests read at the same time, each in a process of low priority"
     )
     max_prompt_tokens: int = Field(
         0, ge=0, description="longer prompts are refused; 0 leaves it to the model's context"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,8 +31,6 @@ _STATUS_SECONDS = 1.5
 """A refusal that takes longer is an event: clients and proxies are promised a status within two seconds."""
 
 ResultT = TypeVar("ResultT")
-Begun = tuple[Answer, Envelope]
-"""An answer that has its first tokens, and the form it is told in."""
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +58,20 @@ async def _disconnect(receive: Receive) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer that has its first tokens.
+
+    Attributes:
+        envelope: the form it is told in.
+        stream: what is streamed beside it; None for an answer in one piece.
+    """
+
+    answer: Answer
+    envelope: Envelope
+    stream: StreamOptions | None
+
+
+@dataclass(frozen=True, slots=True)
 class StreamContext:
     """What a stream is besides its answer.
 
@@ -68,37 +81,26 @@ class StreamContext:
     """
 
     request_id: str
-    options: StreamOptions
     deadline: float
     heartbeat_seconds: float
 
 
-async def begin_stream(
-    receive: Receive, beginning: Coroutine[Any, Any, Begun], context: StreamContext
-) -> "EventStreamResponse":
-    """Return the response when its first tokens are there or, with a heartbeat, when they take too long.
-
-    Raises what keeps it from beginning until then, and ClientDisconnect.
-    """
-    opening = asyncio.ensure_future(beginning)
-    try:
-        wait = asyncio.wait({opening}, timeout=_STATUS_SECONDS if context.heartbeat_seconds else None)
-        await unless_disconnected(receive, wait)
-        if opening.done():
-            opening.result()
-    except BaseException:
-        await _close(opening)
-        raise
-    return EventStreamResponse(opening, context)
+async def until_status(
+    opening: "asyncio.Future[Begun]", streams: "asyncio.Future[bool]", heartbeat_seconds: float
+) -> None:
+    """Wait for an answer's first tokens; for a stream's, which `streams` tells, no longer than for its status."""
+    due = time.monotonic() + _STATUS_SECONDS
+    await asyncio.wait((opening, streams), return_when=asyncio.FIRST_COMPLETED)
+    may_begin = heartbeat_seconds > 0 and streams.done() and streams.result()
+    await asyncio.wait((opening,), timeout=max(0.0, due - time.monotonic()) if may_begin else None)
 
 
-async def _close(opening: "asyncio.Future[Begun]") -> None:
+async def close(opening: "asyncio.Future[Begun]") -> None:
     """Close an answer, whether or not it has begun."""
     opening.cancel()
     (result,) = await asyncio.gather(opening, return_exceptions=True)
-    if not isinstance(result, BaseException):
-        answer, _ = result
-        answer.close()
+    if isinstance(result, Begun):
+        result.answer.close()
 
 
 class EventStreamResponse(StreamingResponse):
@@ -120,7 +122,7 @@ class EventStreamResponse(StreamingResponse):
             recorder().left()
             logger.info("client left", extra={"request_id": self._context.request_id})
         finally:
-            await _close(self._opening)
+            await close(self._opening)
 
     async def _stream(self, send: Send) -> None:
         seconds = self._context.heartbeat_seconds
@@ -134,8 +136,8 @@ class EventStreamResponse(StreamingResponse):
 async def frames(opening: "asyncio.Future[Begun]", context: StreamContext) -> AsyncIterator[str]:
     """Yield an answer's server-sent events. The status line is gone, so an error is an event too."""
     try:
-        answer, envelope = await opening
-        async for chunk in _chunks(answer, envelope, context.options):
+        begun = await opening
+        async for chunk in _chunks(begun.answer, begun.envelope, begun.stream or StreamOptions()):
             yield _frame(chunk)
         yield _DONE
     except StructKVError as error:

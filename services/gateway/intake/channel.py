@@ -3,6 +3,7 @@
     gateway                  process
        │  ◀─────────── pid ─────  │
        │  ─── job ─────────────▶  │
+       │  ◀────────── PARSED ───  │
        │  ◀── RESULT or ERROR ──  │    or, from the server: DIED
 
 Closing the socket ends the process, whatever it is doing.
@@ -17,7 +18,7 @@ from typing import Any
 PID = struct.Struct("!Q")
 LENGTH = struct.Struct("!Q")
 HEAD = struct.Struct("!BQ")
-"""A message's kind, and its length in bytes or, for DIED, the signal's number."""
+"""A message's kind and its length in bytes; for DIED the signal's number, for PARSED 1 if a stream is asked for."""
 
 
 class Message(IntEnum):
@@ -27,6 +28,7 @@ class Message(IntEnum):
     ERROR = 1
     FAILED = 2
     DIED = 3
+    PARSED = 4
 
 
 @dataclass(frozen=True, slots=True)

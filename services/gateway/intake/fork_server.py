@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import InvalidRequestError, StructKVError
@@ -19,6 +20,7 @@ from common.logging import configure, logged_as
 from services.gateway.intake.channel import HEAD, LENGTH, PID, Message, PortableError, framed
 from services.gateway.intake.limits import limit, step_back
 from services.gateway.intake.work import Job, do
+from services.gateway.long_texts import max_text_characters
 from services.gateway.text_model import TextModel
 
 logger = logging.getLogger(__name__)
@@ -115,16 +117,16 @@ def _answer(connection: socket.socket, model: TextModel) -> None:
     connection.sendall(PID.pack(os.getpid()))
     with connection.makefile("rb") as incoming:
         (length,) = LENGTH.unpack(incoming.read(LENGTH.size))
-        limit(length)
+        limit(length, max_text_characters(model.context_tokens))
         job: Job = pickle.loads(incoming.read(length))  # noqa: S301  the gateway wrote it
-    for part in _outcome(job, model):
+    for part in _outcome(job, model, lambda streams: connection.sendall(HEAD.pack(Message.PARSED, streams))):
         connection.sendall(part)
 
 
-def _outcome(job: Job, model: TextModel) -> list[bytes]:
+def _outcome(job: Job, model: TextModel, on_parsed: Callable[[bool], None]) -> list[bytes]:
     with logged_as(job.request_id):
         try:
-            return framed(Message.RESULT, do(job, model))
+            return framed(Message.RESULT, do(job, model, on_parsed))
         except StructKVError as error:
             return framed(Message.ERROR, PortableError.of(error))
         except MemoryError:

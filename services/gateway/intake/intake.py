@@ -4,10 +4,10 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 from common.errors import DeadlineError, InvalidRequestError, OverloadedError
 from services.gateway.intake.accepted import AcceptedRequest
@@ -25,7 +25,7 @@ _MAX_QUEUED_BODIES = 4
 _UNITS = 64
 """Of the memory for processes: a body of the largest size takes all but the one that any process takes, and a quarter
 is left for others beside it."""
-_FIRST_TURN_SECONDS = 0.05
+_FIRST_TURN_SECONDS, _TURN_SECONDS = 0.05, 0.4
 _SECONDS_PER_MEGABYTE = 16
 _SECONDS_PER_SECOND = 4
 """How much later the place in the queue is for what a request has still to do, by its length, or has had."""
@@ -37,7 +37,7 @@ class Intake:
     """Reads requests: short ones in a thread, one after the other, and all others in processes of low priority.
 
     How long one takes cannot be known before. So processes take turns: who has had one goes behind those who have
-    not, and each turn is twice as long as the one before. A context manager that ends all processes.
+    not, and a turn is twice as long as the one before. A context manager that ends all processes.
     """
 
     def __init__(
@@ -67,26 +67,31 @@ class Intake:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(self._starting, return_exceptions=True)
-        self._thread.shutdown(wait=False)
+        self._thread.shutdown(wait=False, cancel_futures=True)
         self._server.stop()
 
-    async def accept(self, kind: GenerationKind, body: bytes, request_id: str, deadline: float) -> AcceptedRequest:
+    async def accept(
+        self, kind: GenerationKind, body: bytes, request_id: str, deadline: float, streams: "asyncio.Future[bool]"
+    ) -> AcceptedRequest:
         """Return what is left of a request once its prompts are tokens; `deadline` is on the monotonic clock.
 
-        Raises the StructKVError that it comes to, OverloadedError if too much waits already, and DeadlineError.
-        Cancelling it ends the work.
+        `streams` gets whether it asks for a stream, as soon as that is known. Raises the StructKVError that it comes
+        to, OverloadedError if too much waits already, and DeadlineError. Cancelling it ends the work.
         """
-        result = await self._take(Job(kind, body, request_id, self._rules), deadline)
+        result = await self._take(Job(kind, body, request_id, self._rules), deadline, streams)
         assert isinstance(result, AcceptedRequest)
+        if not streams.done():
+            streams.set_result(result.stream is not None)
         return result
 
     async def answer(self, kind: TokenizationKind, body: bytes, request_id: str, deadline: float) -> bytes:
         """Return the JSON that answers a request which asks no worker. Raises as `accept` does."""
-        result = await self._take(Job(kind, body, request_id, self._rules), deadline)
+        streams = asyncio.get_running_loop().create_future()
+        result = await self._take(Job(kind, body, request_id, self._rules), deadline, streams)
         assert isinstance(result, bytes)
         return result
 
-    async def _take(self, job: Job, deadline: float) -> Result:
+    async def _take(self, job: Job, deadline: float, streams: "asyncio.Future[bool]") -> Result:
         try:
             async with asyncio.timeout_at(deadline):
                 if len(job.body) <= QUICK_BYTES:
@@ -94,18 +99,18 @@ class Intake:
                     result = await loop.run_in_executor(self._thread, do_if_quick, job, self._model)
                     if result is not None:
                         return result
-                return await self._in_process(job)
+                return await self._in_process(job, streams)
         except TimeoutError:
             raise DeadlineError("the request was not read within its time") from None
 
-    async def _in_process(self, job: Job) -> Result:
+    async def _in_process(self, job: Job, streams: "asyncio.Future[bool]") -> Result:
         began, size = time.monotonic(), len(job.body)
         rank = began + size / 2**20 * _SECONDS_PER_MEGABYTE
         with self._queued_as(rank, size):
             async with self._memory.taken(rank, 1 + size * _UNITS // self._max_bytes):
                 process = await self._server.open()
                 try:
-                    return await self._by_turns(process, job, rank)
+                    return await self._by_turns(process, process.do(job, streams), rank)
                 except ProcessDiedError as error:
                     raise self._died(error, size) from None
                 finally:
@@ -126,9 +131,8 @@ class Intake:
         finally:
             del self._queued[place]
 
-    async def _by_turns(self, process: JobProcess, job: Job, rank: float) -> Result:
-        work, seconds = asyncio.ensure_future(process.do(job)), _FIRST_TURN_SECONDS
-        del job  # its body is on its way
+    async def _by_turns(self, process: JobProcess, doing: Coroutine[Any, Any, Result], rank: float) -> Result:
+        work, seconds = asyncio.ensure_future(doing), _FIRST_TURN_SECONDS
         try:
             while True:
                 async with self._turns.taken(rank):
@@ -138,7 +142,7 @@ class Intake:
                         return work.result()
                     process.pause()
                 rank = time.monotonic() + seconds * _SECONDS_PER_SECOND
-                seconds *= 2
+                seconds = min(2 * seconds, _TURN_SECONDS)
         finally:
             if not work.done():
                 self._metrics.intake_killed.labels("cancelled").inc()

@@ -41,8 +41,11 @@ class JobProcess:
         self._pid: int | None = None
         self._paused = False
 
-    async def do(self, job: Job) -> Result:
-        """Return what becomes of the job. Raises the StructKVError that it comes to, and ProcessDiedError."""
+    async def do(self, job: Job, streams: "asyncio.Future[bool]") -> Result:
+        """Return what becomes of the job; `streams` gets, before that, whether a stream is asked for.
+
+        Raises the StructKVError that it comes to, and ProcessDiedError.
+        """
         loop = asyncio.get_running_loop()
         try:
             (self._pid,) = PID.unpack(await self._read(PID.size))
@@ -51,6 +54,10 @@ class JobProcess:
             await loop.sock_sendall(self._connection, data)
             del job, data
             kind, length = HEAD.unpack(await self._read(HEAD.size))
+            if kind == Message.PARSED:
+                if not streams.done():  # whoever waited for it may have gone
+                    streams.set_result(bool(length))
+                kind, length = HEAD.unpack(await self._read(HEAD.size))
             if kind == Message.DIED:
                 raise ProcessDiedError(length)
             content = pickle.loads(await self._read(length))  # noqa: S301  our own process wrote it
@@ -129,17 +136,21 @@ class ForkServerProcess:
 
     async def open(self) -> JobProcess:
         """Return a process for a job. Raises ProcessDiedError if the server cannot be started."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         try:
             if self._starting.locked() or not self._runs:
                 await asyncio.to_thread(self.start)
             assert self._control is not None
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            with theirs:
-                socket.send_fds(self._control, [b"j"], [theirs.fileno()])
-        except OSError:
+            socket.send_fds(self._control, [b"j"], [theirs.fileno()])
+        except BaseException as error:
+            ours.close()
+            if not isinstance(error, OSError):
+                raise
             logger.exception("the intake's server takes no job")
             raise ProcessDiedError(None) from None
+        finally:
+            theirs.close()
         return JobProcess(ours)
 
     def stop(self) -> None:

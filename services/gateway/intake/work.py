@@ -1,5 +1,6 @@
 """The work itself, from bytes to tokens: the same in the gateway and in a process of its own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,9 +49,11 @@ class Job:
     rules: Rules
 
 
-def do(job: Job, model: TextModel) -> Result:
-    """Return what becomes of a body. Raises StructKVError, as an answer that the client gets."""
-    return _finish(_read(job), job, model)
+def do(job: Job, model: TextModel, on_parsed: Callable[[bool], None]) -> Result:
+    """Return what becomes of a body; tell before whether it asks for a stream. Raises StructKVError, for the client."""
+    body = _read(job)
+    on_parsed(isinstance(body, GenerationRequest) and body.stream)
+    return _finish(body, job, model)
 
 
 def do_if_quick(job: Job, model: TextModel) -> Result | None:

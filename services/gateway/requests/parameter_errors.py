@@ -15,6 +15,12 @@ _CODES = {
     "too_short": "array_below_min_length",
     "too_long": "array_above_max_length",
 }
+_OF_JSON = {
+    "list_type": "Input should be a valid array",
+    "dict_type": "Input should be an object",
+    "model_type": "Input should be an object",
+}
+"""What is said of Python's types otherwise."""
 _BOUNDS = {"gt": "below_min_value", "ge": "below_min_value", "lt": "above_max_value", "le": "above_max_value"}
 
 
@@ -31,9 +37,10 @@ def from_validation(error: ValidationError) -> InvalidRequestError:
     """Return the first thing that a schema finds wrong; what the client sent is not quoted."""
     first = error.errors(include_url=False, include_input=False)[0]
     param = ".".join(str(part) for part in first["loc"])
+    message = _OF_JSON.get(first["type"], first["msg"])
     if not param:
-        return InvalidRequestError(first["msg"])
-    return InvalidParameterError(f"{param}: {first['msg']}", param=param, openai_code=_code(first))
+        return InvalidRequestError(message)
+    return InvalidParameterError(f"{param}: {message}", param=param, openai_code=_code(first))
 
 
 def _code(found: ErrorDetails) -> str:
