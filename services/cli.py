@@ -261,12 +261,17 @@ def _complaining() -> Iterator[None]:
 
 
 @app.command()
-def fetch(model: Model = DEFAULT_MODEL) -> None:
-    """Bring a model into the cache, as a worker does at its start, and print its folder; for what runs before one."""
+def fetch(
+    model: Model = DEFAULT_MODEL,
+    weights: Annotated[
+        bool, typer.Option("--weights/--no-weights", help="Without weights it is what a gateway needs, a few megabytes.")
+    ] = True,
+) -> None:
+    """Bring a model into the cache, as a service does at its start, and print its folder; for what runs before one."""
     from common.model.source import resolve  # noqa: PLC0415
 
     with _complaining():
-        typer.echo(resolve(model, weights=True))
+        typer.echo(resolve(model, weights=weights))
 
 
 @app.command()

@@ -173,8 +173,9 @@ def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:
         return {"status": "ok"}
 
     @app.get("/ready", responses={200: {"model": Status}, 503: {"model": NotReady}})
-    async def ready() -> Response:
-        missing = [pool.kind for pool in pools if not pool.any_healthy]
+    async def ready(workers: str = "true") -> Response:
+        """Tell whether a request would be answered now; with `workers=false`, whether this gateway would take it."""
+        missing = [pool.kind for pool in pools if workers != "false" and not pool.any_healthy]
         if drain.draining:
             return _not_ready(DrainingError("this gateway is draining"), "draining", missing)
         if missing:
