@@ -58,7 +58,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     reader = RequestReader(name, limits, drain)
     handler = RequestHandler(reader, model, client, settings.selection, settings.max_prompt_tokens)
 
-    metrics = GatewayMetrics(new_registry("gateway", name))
+    metrics = GatewayMetrics(new_registry("gateway", name, settings.certificates))
     metrics.watch(decode, prefill)
 
     @asynccontextmanager

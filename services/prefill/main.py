@@ -49,7 +49,7 @@ async def _serve(settings: PrefillSettings, engine: PrefillEngine, compute: Exec
     if faults is not None:
         logger.warning("skeletons are damaged on purpose", extra={"faults": settings.faults})
     async with open_store(settings) as store:
-        registry = new_registry("prefill", served_name(settings.model))
+        registry = new_registry("prefill", served_name(settings.model), settings.certificates)
         metrics = PrefillMetrics(registry)
         metrics.watch(scheduler)
         server = PrefillServer(engine, scheduler, store, faults, metrics)

@@ -22,7 +22,7 @@ REQUESTS = """
 STORE_REQUESTS = """
 - op: replace
   path: /spec/template/spec/containers/0/resources
-  value: {requests: {cpu: 20m, memory: 64Mi}, limits: {memory: 1Gi}}
+  value: {requests: {cpu: 100m, memory: 64Mi}, limits: {memory: 1Gi}}
 """
 STORE = ("redis-0", "redis-1", "redis-2")
 
@@ -38,6 +38,7 @@ def demo(images: None, namespace: Namespace) -> Namespace:
 @pytest.fixture(scope="module")
 def grown(demo: Namespace) -> Namespace:
     """Return the namespace with two of each, and the store."""
+    demo("scale", "deployment", "--all", "--replicas=0")  # there is no room for the old ones beside the new ones
     ours = {"labelSelector": "app.kubernetes.io/name=structkv", "kind": "Deployment"}
     demo.apply(
         {
