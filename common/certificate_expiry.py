@@ -1,4 +1,4 @@
-"""When a certificate ends: the one thing of a certificate that Python's ssl module tells only of others' certificates."""
+"""When a certificate ends, which Python's ssl module tells of a peer's certificate only."""
 
 import re
 import ssl

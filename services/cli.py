@@ -264,7 +264,8 @@ def _complaining() -> Iterator[None]:
 def fetch(
     model: Model = DEFAULT_MODEL,
     weights: Annotated[
-        bool, typer.Option("--weights/--no-weights", help="Without weights it is what a gateway needs, a few megabytes.")
+        bool,
+        typer.Option("--weights/--no-weights", help="Without weights it is what a gateway needs, a few megabytes."),
     ] = True,
 ) -> None:
     """Bring a model into the cache, as a service does at its start, and print its folder; for what runs before one."""

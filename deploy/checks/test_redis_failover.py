@@ -62,7 +62,9 @@ class Store:
         text = config.read_text().replace(f"bind :{self._ports['6379']}", f"bind 127.0.0.1:{self.proxy_port}")
         config.write_text(text.replace("parse-resolv-conf", f"nameserver test 127.0.0.1:{self._dns_port}"))
         resolv_conf = folder / "resolv.conf"
-        resolv_conf.write_text(f"nameserver 127.0.0.1\nsearch {DOMAIN} svc.cluster.local cluster.local\noptions ndots:5\n")
+        resolv_conf.write_text(
+            f"nameserver 127.0.0.1\nsearch {DOMAIN} svc.cluster.local cluster.local\noptions ndots:5\n"
+        )
         environment = os.environ | {"REDIS_PASSWORD": PASSWORD, "RESOLV_CONF": str(resolv_conf)}
         self._spawn(("proxy", "proxy"), ["sh", str(folder / "start-proxy.sh")], environment)
 

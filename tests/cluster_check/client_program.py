@@ -1,7 +1,7 @@
 """A client in a pod of the cluster, of the standard library alone. Reads a plan, prints a JSON line for each event.
 
-The plan, the first argument: `url`, `key`, `bodies` to ask, and how many clients go on asking them, in turn, until standard
-input ends; 0 asks each once, and prints each piece of text as it comes.
+The plan, the first argument: `url`, `key`, `bodies` to ask, and how many clients go on asking them, in turn, until
+standard input ends; 0 asks each once, and prints each piece of text as it comes.
 """
 
 import json

@@ -63,7 +63,9 @@ class FakeGpus:
             body = json.dumps({"gracePeriodSeconds": 0})
             self._http.request("DELETE", path, content=body, headers={"Content-Type": "application/json"})
         elif pod["status"]["phase"] != "Running":
-            ready = [{"type": kind, "status": "True", "lastTransitionTime": _now()} for kind in ("Ready", "Initialized")]
+            ready = [
+                {"type": kind, "status": "True", "lastTransitionTime": _now()} for kind in ("Ready", "Initialized")
+            ]
             self._patch(f"{path}/status", {"phase": "Running", "podIP": "10.255.0.1", "conditions": ready})
 
     def _patch(self, path: str, status: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""The images that the cluster runs, built from this checkout, and a proxy of Debian's where its own cannot be pulled."""
+"""The images that the cluster runs, built from this checkout, and Debian's HAProxy, so that nothing is pulled."""
 
 import os
 import subprocess
@@ -23,7 +23,5 @@ def build() -> list[str]:
 
 
 def _docker(*arguments: str, given: str | None = None) -> None:
-    done = subprocess.run(
-        ["docker", *arguments], cwd=ROOT, input=given, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["docker", *arguments], cwd=ROOT, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr[-3000:]}"

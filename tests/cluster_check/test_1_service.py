@@ -1,4 +1,4 @@
-"""One run of the service, in the order of a day: applied, asked, given a store, hurt, upgraded, left without workers."""
+"""One run of the service, in the order of a day: applied, asked, given a store, hurt, upgraded, without workers."""
 
 import json
 import time
@@ -156,9 +156,7 @@ def busy(namespace: Namespace) -> str:
 
 
 def failovers(namespace: Namespace) -> float:
-    return sum(
-        metric(namespace, pod, ":8000", "structkv_decode_failovers_total") for pod in namespace.ready("gateway")
-    )
+    return sum(metric(namespace, pod, ":8000", "structkv_decode_failovers_total") for pod in namespace.ready("gateway"))
 
 
 def metric(namespace: Namespace, pod: str, port: str, name: str) -> float:

@@ -18,7 +18,10 @@ def gpus(namespace: Namespace) -> Iterator[Namespace]:
     overlays = namespace.tree / "k8s" / "overlays"
     shutil.copytree(overlays / "gpu", overlays / "gpu-of-ours")
     own = overlays / "gpu-of-ours" / "kustomization.yaml"
-    shared, each_its_own = "  - ../../components/model-pvc", "  - ../../components/model-init\n  - ../../components/hub-access"
+    shared, each_its_own = (
+        "  - ../../components/model-pvc",
+        "  - ../../components/model-init\n  - ../../components/hub-access",
+    )
     assert shared in own.read_text()
     own.write_text(own.read_text().replace(shared, each_its_own))
     with fake_gpus(4):
