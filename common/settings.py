@@ -56,6 +56,11 @@ class TlsSettings(EnvironmentSettings):
             return None
         return Tls(self.tls_cert.read_bytes(), self.tls_key.read_bytes(), self.tls_ca.read_bytes(), self.tls_peer_name)
 
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """What the service shows to others, each with what leads to its authority."""
+        return () if self.tls is None else (self.tls.certificate,)
+
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
         files = (self.tls_cert, self.tls_key, self.tls_ca)

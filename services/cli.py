@@ -145,12 +145,16 @@ def fetch(
     model: Annotated[
         str, typer.Option(envvar="STRUCTKV_MODEL", help="Hub id, folder, or GGUF file of the model.")
     ] = DEFAULT_MODEL,
+    weights: Annotated[
+        bool,
+        typer.Option("--weights/--no-weights", help="Without weights it is what a gateway needs, a few megabytes."),
+    ] = True,
 ) -> None:
-    """Bring a model into the cache, as a worker does at its start, and print its folder; for what runs before one."""
+    """Bring a model into the cache, as a service does at its start, and print its folder; for what runs before one."""
     from common.model.source import resolve  # noqa: PLC0415
 
     with complaining():
-        typer.echo(resolve(model, weights=True))
+        typer.echo(resolve(model, weights=weights))
 
 
 @app.command()

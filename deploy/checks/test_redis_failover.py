@@ -1,6 +1,7 @@
 """The store of `redis-ha`, started by its own scripts and configuration: three servers, three sentinels, the proxy.
 
-What differs from the pods: the servers are loopback addresses instead of names, and ports are free ones.
+What differs from the pods: the servers call each other by loopback addresses, ports are free ones, and the proxy's
+names are answered by a DNS server of the test's.
 """
 
 import os
@@ -13,21 +14,26 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
+from deploy.checks.names import dns_server
 from tests.gateway.conftest import free_port
 
 SOURCE = Path("deploy/k8s/components/redis-ha")
 PASSWORD = "0123456789abcdef0123456789abcdef"
 HOSTS = ("127.0.0.11", "127.0.0.12", "127.0.0.13")
+DOMAIN = "structkv.svc.cluster.local"
+NAMES = {f"redis-{number}.redis-nodes.{DOMAIN}": host for number, host in enumerate(HOSTS)}
 
 
 class Store:
     """The processes of the three pods, and the proxy's address."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dns_port: int) -> None:
         self._folder = folder
+        self._dns_port = dns_port
         self._ports = {"26379": free_port(), "6379": free_port(), "8404": free_port()}
         self._processes: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
         self.proxy_port = free_port()
@@ -54,11 +60,17 @@ class Store:
         self._copy(folder)
         config = folder / "haproxy.cfg"
         text = config.read_text().replace(f"bind :{self._ports['6379']}", f"bind 127.0.0.1:{self.proxy_port}")
-        for host, name in zip(HOSTS, ("redis-0", "redis-1", "redis-2"), strict=True):
-            text = text.replace(f"{name}.redis-nodes", host)
-        config.write_text(text)
-        environment = os.environ | {"REDIS_PASSWORD": PASSWORD}
-        self._spawn(("proxy", "proxy"), ["haproxy", "-db", "-f", str(config)], environment)
+        config.write_text(text.replace("parse-resolv-conf", f"nameserver test 127.0.0.1:{self._dns_port}"))
+        resolv_conf = folder / "resolv.conf"
+        resolv_conf.write_text(
+            f"nameserver 127.0.0.1\nsearch {DOMAIN} svc.cluster.local cluster.local\noptions ndots:5\n"
+        )
+        environment = os.environ | {"REDIS_PASSWORD": PASSWORD, "RESOLV_CONF": str(resolv_conf)}
+        self._spawn(("proxy", "proxy"), ["sh", str(folder / "start-proxy.sh")], environment)
+
+    def proxy_is(self, question: str) -> bool:
+        """Ask the proxy as its probes do: `health` or `ready`."""
+        return httpx.get(f"http://127.0.0.1:{self._ports['8404']}/{question}").status_code == 200
 
     def kill(self, host: str) -> None:
         """End a pod as the loss of its node does."""
@@ -135,8 +147,17 @@ def until(holds: Callable[[], object], seconds: float = 60) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path)
+def names() -> dict[str, str]:
+    return dict(NAMES)
+
+
+@pytest.fixture
+def store(tmp_path: Path, names: dict[str, str]) -> Iterator[Store]:
+    with dns_server(names) as dns_port:
+        yield from started(Store(tmp_path, dns_port))
+
+
+def started(store: Store) -> Iterator[Store]:
     try:
         for host in HOSTS:
             store.start(host)
@@ -182,6 +203,23 @@ def test_a_replica_of_the_wrong_server_is_noticed(store: Store) -> None:
     assert all(store.run("check-role.sh", host) for host in HOSTS)
     store.follow(HOSTS[2], HOSTS[1])
     assert not store.run("check-role.sh", HOSTS[2])
+
+
+def test_the_proxy_is_ready_only_with_a_primary(store: Store) -> None:
+    until(lambda: store.proxy_is("ready"))
+    for host in HOSTS:
+        store.kill(host)
+    until(lambda: not store.proxy_is("ready"))
+    assert store.proxy_is("health"), "it lives, and must not be killed for it"
+
+
+def test_the_proxy_follows_names_that_go_and_come(store: Store, names: dict[str, str]) -> None:
+    client = store.client()
+    client.set("kept", "value")
+    names.clear()
+    until(lambda: not store.proxy_is("ready"))
+    names.update(NAMES)
+    until(lambda: store.client().get("kept") == b"value")
 
 
 def test_nobody_comes_in_without_the_password(store: Store) -> None:

@@ -70,7 +70,7 @@ async def _serve(
     codecs: Collection[str],
     compute: Executor,
 ) -> None:
-    registry = new_registry("decode", served_name(settings.model))
+    registry = new_registry("decode", served_name(settings.model), settings.certificates)
     metrics = DecodeMetrics(registry)
     scheduler = DecodeScheduler(
         engine,

@@ -62,7 +62,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     prefill = _pool("prefill", settings.prefill_workers, settings, tls)
     limits = BodyLimits(settings.max_body_bytes, settings.max_reading_bytes, settings.body_timeout_seconds)
     client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
-    metrics = GatewayMetrics(new_registry("gateway", name))
+    metrics = GatewayMetrics(new_registry("gateway", name, settings.certificates))
     metrics.watch(decode, prefill)
     fork_server = ForkServerProcess(model, settings.log_level)
     rules = Rules(name, settings.selection, settings.max_prompt_tokens)
@@ -188,8 +188,9 @@ def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:
         return {"status": "ok"}
 
     @app.get("/ready", responses={200: {"model": Status}, 503: {"model": NotReady}})
-    async def ready() -> Response:
-        missing = [pool.kind for pool in pools if not pool.any_healthy]
+    async def ready(workers: str = "true") -> Response:
+        """Tell whether a request would be answered now; with `workers=false`, whether this gateway would take it."""
+        missing = [pool.kind for pool in pools if workers != "false" and not pool.any_healthy]
         if drain.draining:
             return _not_ready(DrainingError("this gateway is draining"), "draining", missing)
         if missing:

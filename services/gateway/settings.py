@@ -124,6 +124,11 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
         return self.served_model_name or served_name(self.model)
 
     @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """What it shows to workers, and to clients."""
+        return super().certificates + (() if self.http_tls_cert is None else (self.http_tls_cert.read_bytes(),))
+
+    @property
     def selection(self) -> Selection:
         """What a request gets that does not choose."""
         names = ("method", "kv_retention", "kv_tokens", "struct_retention", "floor_tokens")

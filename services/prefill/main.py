@@ -54,7 +54,7 @@ async def _serve(settings: PrefillSettings, engine: PrefillEngine, compute: Exec
     faults = Faults.parse(settings.faults) if settings.faults else None
     if faults is not None:
         logger.warning("skeletons are damaged on purpose", extra={"faults": settings.faults})
-    registry = new_registry("prefill", served_name(settings.model))
+    registry = new_registry("prefill", served_name(settings.model), settings.certificates)
     metrics = PrefillMetrics(registry)
     async with open_store(settings) as store, serving_metrics(registry, settings.host, settings.metrics_port):
         metrics.watch(scheduler)

@@ -15,6 +15,7 @@ CHOICES = {
     "gpu in another namespace": ("gpu", ["mtls", "redis-ha"]),
 }
 NAMESPACES = {"gpu in another namespace": "structkv-next"}
+OWN_DISKS = "gpu with a disk for each pod"
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +28,22 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifests]:
         folder = copy / "k8s" / "overlays" / f"choice-{number}"
         _write(folder, overlay, components, NAMESPACES.get(name, "structkv"))
         found[name] = Manifests(render(folder))
+    found[OWN_DISKS] = Manifests(render(_without_shared_storage(copy / "k8s" / "overlays")))
     return found
 
 
-@pytest.fixture(params=[*OVERLAYS, *CHOICES])
+def _without_shared_storage(overlays: Path) -> Path:
+    """Copy `gpu` with other components in place of `model-pvc`, as docs/kubernetes.md says."""
+    folder = overlays / "gpu-own-disks"
+    shutil.copytree(overlays / "gpu", folder)
+    own = folder / "kustomization.yaml"
+    text, shared = own.read_text(), "  - ../../components/model-pvc\n"
+    assert shared in text
+    own.write_text(text.replace(shared, "  - ../../components/model-init\n  - ../../components/hub-access\n"))
+    return folder
+
+
+@pytest.fixture(params=[*OVERLAYS, *CHOICES, OWN_DISKS])
 def manifests(request: pytest.FixtureRequest, rendered: dict[str, Manifests]) -> Manifests:
     """Every overlay and choice in turn."""
     return rendered[request.param]

@@ -79,6 +79,19 @@ def test_slow_loads_are_waited_for(manifests: Manifests, service: str) -> None:
     probe = manifests.pod(service).spec["containers"][0]["startupProbe"]
     seconds = probe["periodSeconds"] * probe["failureThreshold"]
     assert seconds >= (180 if service == "gateway" else 1800)
+    fetching = 1800
+    assert manifests.get("Deployment", service)["spec"]["progressDeadlineSeconds"] >= fetching + seconds
+
+
+def test_a_gateway_s_readiness_is_not_its_workers(manifests: Manifests) -> None:
+    probe = manifests.pod("gateway").spec["containers"][0]["readinessProbe"]
+    assert probe["httpGet"]["path"] == "/ready?workers=false", "without workers it answers, and a draining one goes"
+
+
+def test_what_ends_badly_leaves_its_last_words(manifests: Manifests) -> None:
+    for pod in manifests.pods:
+        for container in pod.containers:
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError", (pod.name, container["name"])
 
 
 def test_probes_knock_where_something_listens(manifests: Manifests) -> None:
@@ -113,7 +126,10 @@ def test_what_serves_is_spread_and_not_evicted_at_once(manifests: Manifests) -> 
         assert "kubernetes.io/hostname" in keys, pod.name
         budgets = [budget["spec"] for budget in manifests.of("PodDisruptionBudget")]
         [budget] = [budget for budget in budgets if budget["selector"]["matchLabels"].items() <= pod.labels.items()]
-        assert budget["maxUnavailable"] == 1, "also a lone pod can be moved"
+        if any("nvidia.com/gpu" in container["resources"]["limits"] for container in pod.containers):
+            assert budget["minAvailable"] == 1, "pods that wait for a GPU must not keep nodes from being drained"
+        else:
+            assert budget["maxUnavailable"] == 1, "also a lone pod can be moved"
 
 
 def test_a_gpu_is_asked_for_as_a_whole(rendered: dict[str, Manifests]) -> None:
@@ -121,9 +137,21 @@ def test_a_gpu_is_asked_for_as_a_whole(rendered: dict[str, Manifests]) -> None:
         for overlay in ("gpu", "gpu-redis-ha"):
             resources = rendered[overlay].pod(service).spec["containers"][0]["resources"]
             assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "1"
-            strategy = rendered[overlay].get("Deployment", service)["spec"]["strategy"]["rollingUpdate"]
-            assert strategy == {"maxSurge": 0, "maxUnavailable": 1}, "there may be no spare GPU"
         assert "nvidia.com/gpu" not in str(rendered["cpu-demo"].pod(service).spec)
+
+
+@pytest.mark.parametrize("service", ["prefill", "decode"])
+def test_rollouts_end_without_gpus_for_all_and_leave_one_that_serves(
+    rendered: dict[str, Manifests], service: str
+) -> None:
+    """What has no GPU counts as unavailable; nothing that serves is replaced until more are allowed to be."""
+    autoscaled = rendered["gpu-redis-ha"]
+    most = autoscaled.get("HorizontalPodAutoscaler", service)["spec"]["maxReplicas"]
+    strategy = autoscaled.get("Deployment", service)["spec"]["strategy"]["rollingUpdate"]
+    assert strategy["maxSurge"] == 0, "there may be no spare GPU"
+    share = int(strategy["maxUnavailable"].removesuffix("%"))
+    for wanted in range(2, most + 1):
+        assert wanted - wanted * share // 100 == 1, wanted
 
 
 def test_what_is_written_to_is_a_volume(manifests: Manifests) -> None:

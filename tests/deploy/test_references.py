@@ -32,6 +32,14 @@ def test_variables_come_from_what_exists(manifests: Manifests) -> None:
                     assert reference["name"] in secrets(manifests), (pod.name, entry["name"])
 
 
+def test_whoever_waits_for_the_model_says_why_it_is_not_there(rendered: dict[str, Manifests]) -> None:
+    [job] = rendered["gpu"].pod("fetch-model").spec["containers"]
+    assert "tee /cache/fetch.log" in job["args"][0]
+    for service in SERVICES:
+        [before] = rendered["gpu"].pod(service).spec["initContainers"]
+        assert "/cache/fetch.log" in before["args"][0]
+
+
 def test_no_secret_is_in_the_manifests(manifests: Manifests) -> None:
     assert not manifests.of("Secret")
 

@@ -527,6 +527,7 @@ async def test_readiness_names_what_is_missing(start_gateway: StartGateway) -> N
 
     await until(only_prefill_is_missing)
     assert (await gateway.http.get("/health")).status_code == 200
+    assert (await gateway.http.get("/ready?workers=false")).status_code == 200, "it takes requests, which wait"
 
 
 async def test_readiness_with_all_workers(gateway: Gateway) -> None:

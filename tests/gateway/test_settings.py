@@ -1,9 +1,12 @@
 """A bad setting stops the start and is named."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from services.gateway.settings import GatewaySettings
+from tests.certificates import Authority
 
 WORKERS = {"decode_workers": "a:1", "prefill_workers": "b:2"}
 
@@ -52,3 +55,10 @@ def test_a_bad_value_is_refused_by_name(bad: dict[str, object]) -> None:
 def test_the_default_selection_follows_the_settings() -> None:
     selection = GatewaySettings(**WORKERS, kv_retention=0.3, floor_tokens=9).selection
     assert (selection.method, selection.kv_retention, selection.floor_tokens) == ("structkv", 0.3, 9)
+
+
+def test_certificates_are_those_for_workers_and_for_clients(tmp_path: Path) -> None:
+    assert GatewaySettings(**WORKERS).certificates == ()
+    inside, outside = Authority(tmp_path / "inside").issue("gateway"), Authority(tmp_path / "outside").issue("api")
+    settings = GatewaySettings(**WORKERS, **inside.settings, **outside.http_settings)
+    assert settings.certificates == (inside.cert.read_bytes(), outside.cert.read_bytes())

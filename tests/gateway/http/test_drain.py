@@ -83,6 +83,7 @@ async def test_new_requests_are_refused_and_it_says_so(gateway: Gateway) -> None
     ready = await gateway.http.get("/ready")
     assert ready.status_code == 503
     assert ready.json()["status"] == "draining"
+    assert (await gateway.http.get("/ready?workers=false")).status_code == 503
     assert (await gateway.http.get("/health")).status_code == 200, "it is alive, and must not be killed for it"
 
 
