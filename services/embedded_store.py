@@ -17,7 +17,7 @@ from common.errors import InvalidRequestError
 from common.network import check_free
 
 LOOPBACK = "127.0.0.1"
-PASSWORD_VARIABLE = "STRUCTKV_STORE_PASSWORD"
+PASSWORD_VARIABLE = "STRUCTKV_STORE_PASSWORD"  # noqa: S105  its name
 _KEYS = "structkv:*"  # what common/transport/stored.py calls them; that module would load torch
 _MIN_PASSWORD_CHARACTERS = 16
 

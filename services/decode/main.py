@@ -16,8 +16,8 @@ from common.model import decoder
 from common.model.compute import compute_thread
 from common.model.source import resolve, served_name
 from common.pb import decode_pb2_grpc
-from common.skeleton.selection import CODECS
 from common.settings import check_ports
+from common.skeleton.selection import CODECS
 from common.trace_export import exporting
 from common.transport.redis_store import open_store
 from services.decode.engine import DecodeEngine, pool_blocks
