@@ -1,9 +1,11 @@
 """A process that is stopped but not dead: its connections stand, and it says nothing. A small random model answers."""
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -26,10 +28,15 @@ class Service:
     workers: dict[str, Process]
     metrics_ports: dict[str, int]
 
-    def signal(self, name: str, signum: int) -> None:
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
         running = self.workers[name].running
         assert running is not None
-        running.send_signal(signum)
+        running.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            running.send_signal(signal.SIGCONT)
 
     async def metric(self, name: str, metric: str) -> float:
         async with httpx.AsyncClient() as client:
@@ -83,46 +90,52 @@ async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+async def pieces(client: httpx.AsyncClient, request: Request) -> AsyncIterator[str]:
+    """Yield a streamed answer's pieces as they come."""
+    async with client.stream("POST", "/v1/completions", json=request.body()) as reply:
+        async for line in reply.aiter_lines():
+            if line.startswith("data: {"):
+                yield json.loads(line.removeprefix("data: "))["choices"][0]["text"]
+
+
 @pytest.mark.parametrize("tokens", [1, 20])
 async def test_a_frozen_decode_worker_loses_its_answers(
     tokens: int, service: Service, client: httpx.AsyncClient
 ) -> None:
-    request = Request(f"Frozen after {tokens}.", 0.9, seed=tokens, max_tokens=1500)
-    reached = asyncio.Event()
-    asking = asyncio.create_task(ask(client, request, after=tokens, reached=reached))
-    await reached.wait()
-    victim = await service.busy("decode", "structkv_kv_blocks_used")
-    service.signal(victim, signal.SIGSTOP)
-    frozen = time.monotonic()
-    disturbed = await asking
-    assert time.monotonic() - frozen < MOST_SECONDS
-    service.signal(victim, signal.SIGCONT)
+    request = Request(f"Frozen after {tokens}.", 0.9, seed=tokens, max_tokens=300)
+    text, num_pieces, arrived, longest = "", 0, time.monotonic(), 0.0
+    with ExitStack() as stack:
+        async for piece in pieces(client, request):
+            longest, arrived = max(longest, time.monotonic() - arrived), time.monotonic()
+            text, num_pieces = text + piece, num_pieces + 1
+            if num_pieces == tokens:
+                victim = await service.busy("decode", "structkv_kv_blocks_used")
+                stack.enter_context(service.frozen(victim))
+    assert longest < MOST_SECONDS
     await service.idle(victim, "structkv_kv_blocks_used")  # what it was asked for is called off
-    assert disturbed == await ask(client, request)
+    assert text == await ask(client, request)
     assert service.gateway.said(message="worker is given up", worker=service.workers[victim].address)
 
 
+def short_requests(name: str) -> list[Request]:
+    return [Request(f"{name} {number}.", 0.0, seed=0, max_tokens=4) for number in range(4)]
+
+
 async def test_a_decode_worker_frozen_before_the_first_token(service: Service, client: httpx.AsyncClient) -> None:
-    service.signal("decode-1", signal.SIGSTOP)
-    frozen = time.monotonic()
-    answers = await asyncio.gather(
-        *(ask(client, Request(f"Number {number}.", 0.0, seed=0, max_tokens=4)) for number in range(4))
-    )
-    assert time.monotonic() - frozen < MOST_SECONDS
-    service.signal("decode-1", signal.SIGCONT)
+    requests, started = short_requests("Decode"), time.monotonic()
+    with service.frozen("decode-1"):
+        answers = await asyncio.gather(*(ask(client, request) for request in requests))
+        assert time.monotonic() - started < MOST_SECONDS
     await service.idle("decode-1", "structkv_kv_blocks_used")
-    for number, answer in enumerate(answers):
-        assert answer == await ask(client, Request(f"Number {number}.", 0.0, seed=0, max_tokens=4))
+    assert answers == [await ask(client, request) for request in requests]
 
 
 async def test_a_frozen_prefill_worker_is_passed_over(service: Service, client: httpx.AsyncClient) -> None:
-    service.signal("prefill-1", signal.SIGSTOP)
-    frozen = time.monotonic()
-    requests = [Request(f"Prompt {number}.", 0.0, seed=0, max_tokens=4) for number in range(4)]
-    answers = await asyncio.gather(*(ask(client, request) for request in requests))
-    assert time.monotonic() - frozen < MOST_SECONDS
-    again = time.monotonic()
-    assert answers == [await ask(client, request) for request in requests]
-    assert time.monotonic() - again < MOST_SECONDS
-    service.signal("prefill-1", signal.SIGCONT)
+    requests, started = short_requests("Prefill"), time.monotonic()
+    with service.frozen("prefill-1"):
+        answers = await asyncio.gather(*(ask(client, request) for request in requests))
+        assert time.monotonic() - started < MOST_SECONDS
+        again = time.monotonic()
+        assert answers == [await ask(client, request) for request in requests]
+        assert time.monotonic() - again < MOST_SECONDS, "it is not asked first again"
     await service.idle("prefill-1", "structkv_prefill_prompts")
