@@ -137,9 +137,7 @@ def _dropped(formatter: logging.Formatter, num_lines: int) -> str:
     return formatter.format(logging.makeLogRecord({**names, "msg": "lines could not be written", "lines": num_lines}))
 
 
-def _report_uncaught(
-    kind: type[BaseException], error: BaseException | None, trace_back: TracebackType | None
-) -> None:
+def _report_uncaught(kind: type[BaseException], error: BaseException | None, trace_back: TracebackType | None) -> None:
     """Log what nobody caught: in the main thread it ends the process."""
     if error is not None and not issubclass(kind, SystemExit):
         logger.critical("ended by an error", exc_info=(kind, error, trace_back))

@@ -26,14 +26,14 @@ def check_free(host: str, port: int) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise _cannot_listen(host, port, error) from error
-    errors = [error for family, *_, where in found if (error := _bind_error(family, where)) is not None]
-    for error in errors:
+    obstacles = [_obstacle(family, where) for family, *_, where in found]
+    for obstacle in obstacles:
         # Of a name's addresses a server may do without those that this machine does not have.
-        if error.errno == errno.EADDRINUSE or len(errors) == len(found):
-            raise _cannot_listen(host, port, error) from error
+        if obstacle is not None and (obstacle.errno == errno.EADDRINUSE or None not in obstacles):
+            raise _cannot_listen(host, port, obstacle) from obstacle
 
 
-def _bind_error(family: int, where: tuple[object, ...]) -> OSError | None:
+def _obstacle(family: int, where: tuple[object, ...]) -> OSError | None:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as held:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -36,6 +36,7 @@ class Output(io.TextIOBase):
         self._num_dropped = 0
         self._changed = threading.Condition()
         self._writer: threading.Thread | None = None
+        self._forked = False
         os.register_at_fork(after_in_child=self._after_fork)
 
     @property
@@ -58,6 +59,9 @@ class Output(io.TextIOBase):
     def write(self, text: str) -> int:
         """Have text written soon, or drop it if too much waits already."""
         data = text.encode("utf-8", "backslashreplace")
+        if self._forked:
+            self._write_at_once(data)
+            return len(text)
         with self._changed:
             if self._waiting_bytes + len(data) > _MAX_WAITING_BYTES:
                 self._num_dropped += 1
@@ -84,10 +88,10 @@ class Output(io.TextIOBase):
         self._writer.start()
 
     def _after_fork(self) -> None:
-        """Begin anew in a child, which has none of its parent's threads, and whose lines these are not."""
+        """Do without a thread in a child: it may end at any moment. The lines that wait are its parent's."""
+        self._forked = True
         self._waiting.clear()
-        self._waiting_bytes, self._num_dropped = 0, 0
-        self._changed, self._writer = threading.Condition(), None
+        self._changed = threading.Condition()
 
     def _write_all(self) -> None:
         while True:
@@ -106,12 +110,22 @@ class Output(io.TextIOBase):
                     self._num_dropped = 0
                 self._changed.notify_all()
 
+    def _write_at_once(self, data: bytes) -> None:
+        """Write what can be written within a moment, in pieces that a pipe takes whole or not at all."""
+        for start in range(0, len(data), select.PIPE_BUF):
+            try:
+                if not select.select([], [self._descriptor], [], _FLUSH_SECONDS)[1]:
+                    return
+                os.write(self._descriptor, data[start : start + select.PIPE_BUF])
+            except OSError:
+                return
+
     def _write(self, data: bytes) -> bool:
         """Write all of it, however long that takes; tell whether it went out."""
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:
+            except BlockingIOError:  # others share the open file, and may have made it so
                 select.select([], [self._descriptor], [])
             except OSError:
                 return False

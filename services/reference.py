@@ -18,7 +18,8 @@ _INTRODUCTION = """# Settings
 Written by `make reference`; do not edit.
 
 A setting is read from a flag or from a variable, the flag first: `--kv-memory-gib 8` is `STRUCTKV_KV_MEMORY_GIB=8`.
-`REDIS_URL` alone has no prefix. A value that makes no sense, or a flag that nobody knows, stops the start and is named.
+`REDIS_URL` alone has no prefix, and the store's password, `STRUCTKV_STORE_PASSWORD`, alone has no flag.
+A value that makes no sense, or a flag that nobody knows, stops the start and is named.
 `structkv up` starts its services with their defaults: what its own flags do not say, variables do."""
 
 _NOTHING = "\N{EN DASH}"
@@ -34,6 +35,7 @@ def reference() -> str:
         "Decode worker": _rows(DecodeSettings.model_fields, workers),
         "Gateway": _rows(GatewaySettings.model_fields, shared),
         "structkv up": _options("up"),
+        "structkv store": _options("store"),
     }
     return "\n\n".join([_INTRODUCTION, *(_section(title, rows) for title, rows in sections.items())]) + "\n"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from threading import Thread
 
 from tests.certificates import Authority, PemFiles
-from tests.gateway.conftest import free_port, grpc_worker
+from tests.gateway.conftest import ScriptedDecode, free_port, grpc_worker
+from tests.gateway.workers.test_silent_workers import NOT_SERVING, worker_with_health
 
 
 async def probe(target: str, files: PemFiles | None = None) -> tuple[int | None, str]:
@@ -27,8 +28,25 @@ async def probe(target: str, files: PemFiles | None = None) -> tuple[int | None,
 
 async def test_in_plain_text() -> None:
     async with grpc_worker() as target:
-        assert (await probe(target))[0] == 0
-    assert (await probe(target))[0] == 1
+        assert await probe(target) == (0, "")
+    code, said = await probe(target)
+    assert code == 1
+    assert said.startswith(f"structkv: {target} gives no health: UNAVAILABLE, ")
+    assert "refused" in said
+
+
+async def test_a_worker_that_does_not_serve_says_so() -> None:
+    async with worker_with_health(ScriptedDecode()) as (target, status):
+        await status.say(NOT_SERVING)
+        assert await probe(target) == (1, f"structkv: {target} says NOT_SERVING\n")
+
+
+async def test_what_is_no_address_is_named() -> None:
+    for target in ("http://[::1", "nowhere", "ftp://127.0.0.1/"):
+        code, said = await probe(target)
+        assert code == 1
+        assert target in said
+        assert "Traceback" not in said
 
 
 async def test_over_tls(tmp_path: Path) -> None:
@@ -52,6 +70,7 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/health" else 503)
         self.end_headers()
+        self.wfile.write(b"no decode worker")
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -61,10 +80,12 @@ async def test_a_url() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        assert (await probe(f"{url}/health"))[0] == 0
-        assert (await probe(f"{url}/ready"))[0] == 1
+        assert await probe(f"{url}/health") == (0, "")
+        assert await probe(f"{url}/ready") == (1, f"structkv: {url}/ready answers 503: no decode worker\n")
         server.shutdown()
-    assert (await probe(f"http://127.0.0.1:{free_port()}/health"))[0] == 1
+    code, said = await probe(f"http://127.0.0.1:{free_port()}/health")
+    assert code == 1
+    assert "/health gives no answer: " in said
 
 
 async def test_a_url_whose_certificate_is_for_another_name(tmp_path: Path) -> None:

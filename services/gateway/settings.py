@@ -107,8 +107,8 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     health_timeout_seconds: float = Field(
         2.0,
         gt=0,
-        description="a slower health check counts as failed; after twice this time without an answer, a worker's silent "
-        "calls are moved to another one",
+        description="a slower health check counts as failed; after twice this time without an answer, calls of which a "
+        "worker says nothing are moved to another one",
     )
     shutdown_grace_seconds: float = Field(30.0, ge=0, description="time for running answers after SIGTERM")
     shutdown_delay_seconds: float = Field(

@@ -45,6 +45,33 @@ def test_without_package_and_conversion_it_says_what_to_do(cache: Path) -> None:
         resolve(DEFAULT_MODEL, weights=False)
 
 
+def said_of(model: str, tmp_path: Path, **variables: str) -> str:
+    """Return what is said of a model that cannot be had, in a process with an empty cache and no way out."""
+    code = f"from common.model.source import resolve; resolve({model!r}, weights=False)"
+    alone = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | alone | variables, check=False
+    )
+    return done.stderr.splitlines()[-1]
+
+
+def test_offline_it_says_who_could_have_brought_the_model(tmp_path: Path) -> None:
+    said = said_of("town/nowhere", tmp_path, HF_HUB_OFFLINE="1")
+    assert "'town/nowhere'" in said
+    assert str(tmp_path) in said
+    assert "structkv fetch" in said
+    assert "HF_HUB_OFFLINE=0" not in said, "where a container is offline on purpose, that is no advice"
+
+
+def test_without_a_way_out_it_says_that(tmp_path: Path) -> None:
+    assert "the hub cannot be reached" in said_of("town/nowhere", tmp_path, HF_HUB_OFFLINE="0")
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_what_is_no_name_is_called_that(offline: str, tmp_path: Path) -> None:
+    assert "not a hub id" in said_of("/models/nowhere", tmp_path, HF_HUB_OFFLINE=offline)
+
+
 def test_a_downloaded_model_is_found_without_the_hub(tmp_path: Path) -> None:
     repository = tmp_path / "hub" / "models--town--tiny"
     snapshot = repository / "snapshots" / ("a" * 40)

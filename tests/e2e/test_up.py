@@ -1,7 +1,9 @@
 """`structkv up` as its user meets it: restarts, stopping, and what it says when it cannot start."""
 
+import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ import openai
 import psutil
 import pytest
 
-from tests.e2e.conftest import MODEL, STRUCTKV, Up, start
+from tests.e2e.conftest import MODEL, STRUCTKV, Up, free_ports_in_a_row, start
 
 
 def ask(up: Up) -> str:
@@ -90,7 +92,40 @@ def test_a_worker_that_cannot_start_ends_it(tmp_path: Path) -> None:
 def test_a_bad_setting_stops_the_start_with_its_name(kind: str) -> None:
     done = run(kind, "--port", "70000")
     assert done.returncode == 2
-    assert "port (--port, STRUCTKV_PORT)" in done.stderr
+    errors = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {(error["level"], error["service"]) for error in errors} == {("error", kind)}
+    assert any("port (--port, STRUCTKV_PORT)" in error["message"] for error in errors)
+
+
+@pytest.mark.parametrize("arguments", [("--nonsense", "1"), ("nonsense",), ("--model", "/nowhere", "--port", "TAKEN")])
+@pytest.mark.parametrize("kind", ["gateway", "prefill", "decode"])
+def test_what_stops_the_start_is_a_line_of_the_log(kind: str, arguments: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        workers = ("--prefill-workers", "a:1", "--decode-workers", "a:1") if kind == "gateway" else ()
+        done = run(kind, *workers, *(address.rpartition(":")[2] if part == "TAKEN" else part for part in arguments))
+    assert done.returncode in {1, 2}
+    (error,) = (json.loads(line) for line in done.stderr.splitlines())
+    expected = f"cannot listen on {address}: address already in use" if "TAKEN" in arguments else "nonsense"
+    assert expected in error["message"]
+
+
+@pytest.mark.parametrize("which", ["--port", "--metrics-port"])
+def test_a_taken_port_is_noticed_before_anything_is_loaded(which: str) -> None:
+    other = "--metrics-port" if which == "--port" else "--port"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("up", which, str(port), other, str(free_ports_in_a_row(2)), "--model", "/nowhere.gguf")
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}: address already in use" in done.stderr
+    assert "nowhere" not in done.stderr
+
+
+def test_a_port_that_is_asked_for_twice_is_named() -> None:
+    port = free_ports_in_a_row(2)
+    done = run("up", "--port", str(port + 1), "--metrics-port", str(port), "--model", "/nowhere.gguf")
+    assert done.returncode == 1
+    assert f"port {port + 1} is asked for twice" in done.stderr
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -115,5 +150,10 @@ def test_a_store_of_its_own_keeps_skeletons(tmp_path: Path) -> None:
         assert again.choices[0].text == first.choices[0].text
         assert first.usage.prompt_tokens_details.cached_tokens == 0
         assert again.usage.prompt_tokens_details.cached_tokens == again.usage.prompt_tokens
+        children = dict(up.children())
+        password = children["decode"].environ()["REDIS_URL"].removeprefix("redis://:").partition("@")[0]
+        assert len(password) == 64
+        seen = [up.output.read_text(), *(" ".join(child.cmdline()) for child in children.values())]
+        assert not any(password in text for text in seen)
     finally:
         assert up.stop() == 0

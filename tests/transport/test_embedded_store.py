@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from redis import Redis
-from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from common.model.decoder import DecoderModel
 from common.skeleton.spec import SkeletonSpec
@@ -35,7 +35,7 @@ def until_up(url: str, process: "subprocess.Popen[str]") -> None:
             try:
                 assert client.ping()
                 return
-            except ConnectionError:
+            except RedisError:
                 time.sleep(0.05)
     pytest.fail("the store does not answer")
 
@@ -96,7 +96,7 @@ REFUSED = (
 def test_with_the_password_there_is_nothing_else_to_do(running: Store) -> None:
     with Redis.from_url(running.url) as client:
         for command in REFUSED:
-            with pytest.raises(ResponseError, match="permission|not allowed"):
+            with pytest.raises(ResponseError, match=r"permission|not allowed"):
                 client.execute_command(*command.split())
         for name in ("FLUSHALL", "SAVE", "CONFIG"):
             with pytest.raises(ResponseError):

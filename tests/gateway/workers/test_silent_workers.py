@@ -225,6 +225,7 @@ async def test_the_deadline_holds_where_nobody_else_serves() -> None:
     async with behind_a_black_hole(Silent(2)) as (address, hole), client_of(address) as client:
         call = await client.open(request(), time.monotonic() + 3)
         hole.vanish()
+        await call.read()
+        await call.read()
         with pytest.raises(DeadlineError):
-            while True:
-                await call.read()
+            await call.read()
