@@ -84,6 +84,9 @@ class BodyReader:
                     await self._receive(http, upload)
             except TimeoutError:
                 raise upload.error() from None
+            if upload.made_room:  # its last byte came at the same moment
+                raise upload.error()
+            self._uploads.discard(upload)
             body = bytes(upload.body)
             return await self._decompressor.unpack(body, coding, self._limits.max_bytes) if coding else body
 
@@ -114,7 +117,7 @@ class BodyReader:
     def _make_room(self) -> None:
         """Give a body up: of the place that sends most, the one that has held most memory for longest."""
         now, sizes = time.monotonic(), Counter[str]()
-        candidates = [upload for upload in self._uploads if not upload.made_room]
+        candidates = [upload for upload in self._uploads if not upload.timeout.expired()]
         for upload in candidates:
             sizes[upload.network] += len(upload.body)
         leaving = max(candidates, key=lambda one: (sizes[one.network], len(one.body) * (now - one.began)))
