@@ -1,4 +1,4 @@
-"""The real model's markers in what clients send: words in a chat, markers in a completion's prompt."""
+"""The real model's markers in what clients send: words in a chat, markers in the prompt of a completion."""
 
 import pytest
 
