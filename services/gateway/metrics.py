@@ -9,7 +9,7 @@ from services.gateway.workers.routing import WorkerPool
 
 _FINISH_REASONS = ("stop", "length", "tool_calls")
 _FAILOVER_PHASES = ("first token", "answer")
-_INTAKE_KILL_REASONS = ("cancelled", "time", "died")
+_INTAKE_END_REASONS = ("turn", "left", "time", "died")
 _REJECT_REASONS = (
     *("invalid", "too_large", "too_slow", "media_type", "unauthorized", "model_not_found", "context_length"),
     *("overloaded", "unavailable", "draining", "deadline", "skeleton", "internal"),
@@ -65,8 +65,8 @@ class GatewayMetrics:
         self.intake_seconds = self._histogram(
             "structkv_intake_seconds", "From such a request's last byte until it is read", SECONDS
         )
-        self.intake_killed = self._counter(
-            "structkv_intake_killed", "Processes that ended before their requests were read", "reason"
+        self.intake_broken_off = self._counter(
+            "structkv_intake_broken_off", "Requests whose reading ended early", "reason"
         )
         self._begin_at_zero()
 
@@ -89,7 +89,7 @@ class GatewayMetrics:
             (self.finished, _FINISH_REASONS),
             (self.rejected, _REJECT_REASONS),
             (self.failovers, _FAILOVER_PHASES),
-            (self.intake_killed, _INTAKE_KILL_REASONS),
+            (self.intake_broken_off, _INTAKE_END_REASONS),
         ):
             for value in values:
                 counter.labels(value)

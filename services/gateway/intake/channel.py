@@ -1,10 +1,9 @@
 """What the gateway and the processes of its intake say to one another, over a socket for each job.
 
     gateway                  process
-       │  ◀─────────── pid ─────  │
        │  ─── job ─────────────▶  │
        │  ◀────────── PARSED ───  │
-       │  ◀── RESULT or ERROR ──  │    or, from the server: DIED
+       │  ◀── what came of it ──  │    or, from the server, that it has DIED
 
 Closing the socket ends the process, whatever it is doing.
 """
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-PID = struct.Struct("!Q")
 LENGTH = struct.Struct("!Q")
 HEAD = struct.Struct("!BQ")
 """A message's kind and its length in bytes; for DIED the signal's number, for PARSED 1 if a stream is asked for."""

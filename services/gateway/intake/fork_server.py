@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from common.errors import InvalidRequestError, StructKVError
 from common.logging import configure, logged_as
-from services.gateway.intake.channel import HEAD, LENGTH, PID, Message, PortableError, framed
+from services.gateway.intake.channel import HEAD, LENGTH, Message, PortableError, framed
 from services.gateway.intake.limits import limit, step_back
 from services.gateway.intake.work import Job, do
 from services.gateway.long_texts import max_text_characters
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Child:
-    """A job's process and its socket; it stays a zombie until the gateway lets go, so that its id is nobody else's."""
+    """A job's process and its socket."""
 
     pid: int
     connection: socket.socket
@@ -36,7 +36,7 @@ class _Child:
 
     def note_end(self) -> None:
         """Tell the gateway of an end without an answer."""
-        if self.ended or (end := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+        if self.ended or (end := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)) is None:
             return
         self.ended = True
         if end.si_code != os.CLD_EXITED:
@@ -48,8 +48,9 @@ class _Child:
 
     def end(self) -> None:
         """Kill the process if it still runs, and forget it."""
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        if not self.ended:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
         self.connection.close()
 
 
@@ -114,7 +115,6 @@ class ForkServer:
 
 
 def _answer(connection: socket.socket, model: TextModel) -> None:
-    connection.sendall(PID.pack(os.getpid()))
     with connection.makefile("rb") as incoming:
         (length,) = LENGTH.unpack(incoming.read(LENGTH.size))
         limit(length, max_text_characters(model.context_tokens))

@@ -4,40 +4,42 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 
 from common.errors import DeadlineError, InvalidRequestError, OverloadedError
 from services.gateway.intake.accepted import AcceptedRequest
 from services.gateway.intake.limits import seconds_for
 from services.gateway.intake.places import Places
-from services.gateway.intake.process import ForkServerProcess, JobProcess, ProcessDiedError
+from services.gateway.intake.process import ForkServerProcess, ProcessDiedError
 from services.gateway.intake.work import GenerationKind, Job, Result, Rules, TokenizationKind, do_if_quick
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.text_model import TextModel
 
 QUICK_BYTES = 8 * 1024
 """Up to this length the worst body takes a few milliseconds, and is read where it is."""
+SHORT_BYTES = 64 * 1024
+"""Up to this length a body takes a moment, unless it is wicked."""
 _MAX_QUEUED_BODIES = 4
 """Bodies of the largest size, or as many bytes, that may be before a request in the queue."""
-_UNITS = 64
-"""Of the memory for processes: a body of the largest size takes all but the one that any process takes, and a quarter
-is left for others beside it."""
-_FIRST_TURN_SECONDS, _TURN_SECONDS = 0.05, 0.4
-_SECONDS_PER_MEGABYTE = 16
-_SECONDS_PER_SECOND = 4
-"""How much later the place in the queue is for what a request has still to do, by its length, or has had."""
+_TURN_SECONDS, _TURN_SECONDS_PER_BYTE = 0.1, 4 / 2**20
+"""A short request's first turn."""
+_WAIT_PER_SECOND = 4
+"""How much later the place in the queue is for a second that a request may still take, or has had."""
 
 logger = logging.getLogger(__name__)
 
 
 class Intake:
-    """Reads requests: short ones in a thread, one after the other, and all others in processes of low priority.
+    """Reads requests: small ones in a thread, one after the other, and all others in processes of low priority.
 
-    How long one takes cannot be known before. So processes take turns: who has had one goes behind those who have
-    not, and a turn is twice as long as the one before. A context manager that ends all processes.
+    Short ones and long ones have processes of their own. How long a short one takes is not known before, for it may
+    have a grammar. So it has a turn, after which it goes behind the others that wait, and is read anew in a turn twice
+    as long: half of the work is lost at worst, and nothing is held meanwhile.
+
+    A context manager that ends all processes.
     """
 
     def __init__(
@@ -50,15 +52,14 @@ class Intake:
         processes: int,
         max_bytes: int,
     ) -> None:
-        """Take how many processes run at a time, and the length of the largest body."""
+        """Take how many processes of either kind may run, and the length of the largest body."""
         self._model = model
         self._rules = rules
         self._server = server
         self._metrics = metrics
         self._max_bytes = max_bytes
         self._thread = ThreadPoolExecutor(1, "intake")
-        self._memory = Places(_UNITS + _UNITS // 4 + 1)
-        self._turns = Places(processes)
+        self._short, self._long = Places(processes), Places(processes)
         self._queued: dict[object, tuple[float, int]] = {}
 
     async def __aenter__(self) -> Self:
@@ -105,17 +106,21 @@ class Intake:
 
     async def _in_process(self, job: Job, streams: "asyncio.Future[bool]") -> Result:
         began, size = time.monotonic(), len(job.body)
-        rank = began + size / 2**20 * _SECONDS_PER_MEGABYTE
+        seconds = _TURN_SECONDS + size * _TURN_SECONDS_PER_BYTE
+        rank = began + seconds * _WAIT_PER_SECOND
         with self._queued_as(rank, size):
-            async with self._memory.taken(rank, 1 + size * _UNITS // self._max_bytes):
-                process = await self._server.open()
-                try:
-                    return await self._by_turns(process, process.do(job, streams), rank)
-                except ProcessDiedError as error:
-                    raise self._died(error, size) from None
-                finally:
-                    process.close()
-                    self._metrics.intake_seconds.observe(time.monotonic() - began)
+            try:
+                if size > SHORT_BYTES:
+                    async with self._long.taken(rank):
+                        return await self._run(job, streams)
+                return await self._by_turns(job, streams, rank, seconds)
+            except ProcessDiedError as error:
+                raise self._died(error, size) from None
+            except asyncio.CancelledError:
+                self._metrics.intake_broken_off.labels("left").inc()
+                raise
+            finally:
+                self._metrics.intake_seconds.observe(time.monotonic() - began)
 
     @contextmanager
     def _queued_as(self, rank: float, size: int) -> Iterator[None]:
@@ -131,36 +136,41 @@ class Intake:
         finally:
             del self._queued[place]
 
-    async def _by_turns(self, process: JobProcess, doing: Coroutine[Any, Any, Result], rank: float) -> Result:
-        work, seconds = asyncio.ensure_future(doing), _FIRST_TURN_SECONDS
-        try:
-            while True:
-                async with self._turns.taken(rank):
-                    process.resume()
-                    await self._turn(work, seconds)
-                    if work.done():
-                        return work.result()
-                    process.pause()
-                rank = time.monotonic() + seconds * _SECONDS_PER_SECOND
-                seconds = min(2 * seconds, _TURN_SECONDS)
-        finally:
-            if not work.done():
-                self._metrics.intake_killed.labels("cancelled").inc()
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+    async def _by_turns(self, job: Job, streams: "asyncio.Future[bool]", rank: float, seconds: float) -> Result:
+        while True:
+            async with self._short.taken(rank):
+                running = asyncio.ensure_future(self._run(job, streams))
+                try:
+                    if await self._has_ended(running, seconds):
+                        return running.result()
+                finally:
+                    running.cancel()
+                    await asyncio.gather(running, return_exceptions=True)
+            self._metrics.intake_broken_off.labels("turn").inc()
+            rank = time.monotonic() + seconds * _WAIT_PER_SECOND
+            seconds *= 2
 
-    async def _turn(self, work: "asyncio.Future[Result]", seconds: float) -> None:
-        """Wait for the work's end; but no longer than its turn if somebody else waits for one."""
-        while not work.done():
-            await asyncio.wait({work}, timeout=seconds)
-            if self._turns.contended:
-                return
+    async def _has_ended(self, running: "asyncio.Future[Result]", seconds: float) -> bool:
+        """Wait for an end, but no longer than a turn if somebody else waits who comes first by then."""
+        while not running.done():
+            await asyncio.wait({running}, timeout=seconds)
+            if self._short.is_wanted_before(time.monotonic() + seconds * _WAIT_PER_SECOND):
+                break
+        return running.done()
+
+    async def _run(self, job: Job, streams: "asyncio.Future[bool]") -> Result:
+        """Have a job done by a process; cancelling ends it."""
+        process = await self._server.open()
+        try:
+            return await process.do(job, streams)
+        finally:
+            process.close()
 
     def _died(self, error: ProcessDiedError, size: int) -> Exception:
         """Return what a request gets whose process has died."""
         if error.signum == signal.SIGXCPU:
-            self._metrics.intake_killed.labels("time").inc()
+            self._metrics.intake_broken_off.labels("time").inc()
             return InvalidRequestError(f"the request takes more than {seconds_for(size)} seconds to be read")
-        self._metrics.intake_killed.labels("died").inc()
+        self._metrics.intake_broken_off.labels("died").inc()
         logger.error("a process that read a request has died", extra={"signal": error.signum, "body_bytes": size})
         return error

@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 _NICENESS = 5
-"""A third of others' weight: where the model computes on all cores, its steps take a third longer at most."""
-_SECONDS = 3
+"""A third of others' weight: streams go first, and so does the model if it computes on the same cores."""
+_SECONDS = 1
 _SECONDS_PER_MEGABYTE = 10
 """A few times what the slowest text takes. Beyond it are grammars and templates that find no end."""
-_MEMORY_BYTES = 384 * 2**20
+_MEMORY_BYTES = 256 * 2**20
 _MEMORY_PER_BYTE = 64
 """JSON's smallest values as Python objects take up to 30 times their text."""
 _MEMORY_PER_CHARACTER = 192

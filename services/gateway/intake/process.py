@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +10,7 @@ import threading
 from typing import Any
 
 from common.errors import StructKVError
-from services.gateway.intake.channel import HEAD, LENGTH, PID, Message, PortableError
+from services.gateway.intake.channel import HEAD, LENGTH, Message, PortableError
 from services.gateway.intake.work import Job, Result
 from services.gateway.text_model import TextModel
 
@@ -38,8 +36,6 @@ class JobProcess:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._pid: int | None = None
-        self._paused = False
 
     async def do(self, job: Job, streams: "asyncio.Future[bool]") -> Result:
         """Return what becomes of the job; `streams` gets, before that, whether a stream is asked for.
@@ -48,11 +44,10 @@ class JobProcess:
         """
         loop = asyncio.get_running_loop()
         try:
-            (self._pid,) = PID.unpack(await self._read(PID.size))
             data = pickle.dumps(job, protocol=pickle.HIGHEST_PROTOCOL)
             await loop.sock_sendall(self._connection, LENGTH.pack(len(data)))
             await loop.sock_sendall(self._connection, data)
-            del job, data
+            del data
             kind, length = HEAD.unpack(await self._read(HEAD.size))
             if kind == Message.PARSED:
                 if not streams.done():  # whoever waited for it may have gone
@@ -74,18 +69,6 @@ class JobProcess:
                 raise EOFError
             view = view[received:]
         return data
-
-    def pause(self) -> None:
-        """Let the process stand still."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on if it stands still."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, signum: int) -> None:
-        if self._pid is not None:  # nobody else's: the fork server keeps it until the socket is closed
-            os.kill(self._pid, signum)
 
     def close(self) -> None:
         """End the process. May be called again."""
