@@ -137,6 +137,24 @@ def interference(
 
 
 @app.command()
+def attack(
+    model: Model = DEFAULT_MODEL,
+    attacks: Annotated[str, typer.Option(help="names of attacks, separated by commas; every one if empty")] = "",
+    seconds: Annotated[float, typer.Option(min=1, help="length of each phase, quiet or attacked")] = 15.0,
+    out: Out = _OUT,
+) -> None:
+    """What one client that means harm does to another one's answers."""
+    from benchmarks.attack.measure import choose, measure  # noqa: PLC0415
+    from benchmarks.attack.summary import misses, table  # noqa: PLC0415
+
+    for record in measure(model, choose(attacks), seconds, _logs(out)):
+        path = record.write(out)
+        last = str(record.rows[-1].parameters["attack"])
+        typer.echo(f"{last}: {', '.join(misses(record, last)) or 'held'}", err=True)
+    typer.echo("\n".join([*table(record), str(path)]))
+
+
+@app.command()
 def report(out: Out = _OUT) -> None:
     """Write RESULTS.md and the pictures from the JSON files that are there."""
     from benchmarks.report import write  # noqa: PLC0415

@@ -33,6 +33,8 @@ class Processes:
         self._model = model
         self._log_folder = log_folder
         self._running: list[subprocess.Popen[bytes]] = []
+        self.pids: dict[str, int] = {}
+        """Process ids by kind of service; of several of a kind, the last one's."""
 
     def __enter__(self) -> Self:
         return self
@@ -53,12 +55,16 @@ class Processes:
         self._start(kind, address, flags, lambda: _is_serving(address))
         return address
 
-    def gateway(self, decode: str, prefill: str) -> tuple[str, int]:
+    def gateway(self, decode: str, prefill: str, *flags: str) -> tuple[str, int]:
         """Start a gateway for a worker of each kind; return its URL and process id when it is ready."""
         address = f"{_HOST}:{free_port()}"
-        flags = ("--decode-workers", decode, "--prefill-workers", prefill)
+        flags = ("--decode-workers", decode, "--prefill-workers", prefill, *flags)
         pid = self._start("gateway", address, flags, lambda: _answers(f"http://{address}/ready"))
         return f"http://{address}", pid
+
+    def all_run(self) -> bool:
+        """Tell whether no process has ended."""
+        return all(process.poll() is None for process in self._running)
 
     def link(self, address: str, gbit_per_second: float) -> str:
         """Put an emulated link in front of an address; return its own."""
@@ -79,6 +85,7 @@ class Processes:
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603
         self._running.append(process)
+        self.pids[kind] = process.pid
         deadline = time.monotonic() + _READY_SECONDS
         while not is_ready():
             if process.poll() is not None or time.monotonic() > deadline:

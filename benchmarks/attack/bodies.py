@@ -1,0 +1,97 @@
+"""Bodies that are large, or dear to read: nearly all of what the gateway takes."""
+
+import json
+from collections.abc import Callable, Mapping
+
+from benchmarks.attack.wire import Attack, Target, repeated
+
+_BYTES = 16_000_000
+"""Just below `max_body_bytes`."""
+
+Body = Callable[[Target], bytes]
+"""Makes the request that carries it."""
+
+
+def _words(num_bytes: int) -> str:
+    words = "The river turns here and the road follows it over the hill. "
+    return (words * (num_bytes // len(words) + 1))[:num_bytes]
+
+
+def _repeated(item: str, num_bytes: int = _BYTES) -> str:
+    """Return a JSON list of as many of the same item as there is room for."""
+    return "[" + ",".join([item] * (num_bytes // (len(item) + 1) - 1)) + "]"
+
+
+def _with(path: str, field: str, value: str, **fields: object) -> Body:
+    """Return the body with a field whose JSON is given as text: to make it as objects takes gigabytes."""
+
+    def make(target: Target) -> bytes:
+        others = json.dumps({"model": target.model, **fields})[:-1]
+        return target.post(path, f'{others}, "{field}": {value}}}'.encode())
+
+    return make
+
+
+def _numbered(num_entries: int, value: str) -> str:
+    return "{" + ",".join(f'"{number}":{value}' for number in range(num_entries)) + "}"
+
+
+_CHAT, _COMPLETION = "/v1/chat/completions", "/v1/completions"
+_MESSAGES = [{"role": "user", "content": "Hello"}]
+
+
+def _said(content: Callable[[], str]) -> Body:
+    return lambda target: target.chat(messages=[{"role": "user", "content": content()}])
+
+
+def _called(target: Target) -> bytes:
+    """A conversation with a call whose arguments are themselves large JSON."""
+    function = {"name": "f", "arguments": json.dumps({"a": [[]] * (_BYTES // 8)})}
+    call = {"id": "1", "type": "function", "function": function}
+    return target.chat(messages=[*_MESSAGES, {"role": "assistant", "tool_calls": [call]}])
+
+
+def _schema(target: Target) -> bytes:
+    properties = {f"p{number}": {"type": "string"} for number in range(400_000)}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"properties": properties}}}
+    return target.chat(response_format=form)
+
+
+BODIES: Mapping[str, Body] = {
+    "chat-text": _said(lambda: _words(_BYTES)),
+    "completion-text": lambda target: target.completion(prompt=_words(_BYTES)),
+    "tokenize": lambda target: target.post("/tokenize", {"prompt": _words(_BYTES)}),
+    "tokenize-with-strings": lambda target: target.post(
+        "/tokenize", {"prompt": _words(1_000_000), "return_token_strs": True}
+    ),
+    "detokenize": _with("/detokenize", "tokens", _repeated("17", _BYTES)),
+    "detokenize-allowed": _with("/detokenize", "tokens", _repeated("17", 3 * 262_000)),
+    "metadata-of-numbers": _with(_CHAT, "metadata", _numbered(1_400_000, "0"), messages=_MESSAGES),
+    "unknown-nested-lists": _with(_COMPLETION, "unknown", _repeated("[[]]"), prompt="a"),
+    "deep-lists": _with(_COMPLETION, "unknown", "[" * 8_000_000 + "]" * 7_999_000, prompt="a"),
+    "one-word": _said(lambda: "a" * 8_000_000),
+    "a-million-messages": _with(_CHAT, "messages", _repeated('{"role":"a"}')),
+    "text-parts": _with(
+        _CHAT, "messages", '[{"role":"user","content":' + _repeated('{"type":"text","text":"a"}') + "}]"
+    ),
+    "logit-bias": lambda target: target.completion(logit_bias={str(number): 1 for number in range(100_000)}),
+    "stop-strings": lambda target: target.completion(stop=[f"stop {number}" for number in range(100_000)]),
+    "unknown-options": _with(_COMPLETION, "structkv", _numbered(1_200_000, "0"), prompt="a"),
+    "tools": _with(
+        _CHAT, "tools", _repeated('{"type":"function","function":{"name":"f"}}'), messages=_MESSAGES
+    ),
+    "arguments": _called,
+    "schema": _schema,
+    "prompt-token-ids": _with(_COMPLETION, "prompt", _repeated("17")),
+    "long-prompts-64": lambda target: target.completion(prompt=[_words(240_000)] * 64),
+    "digits": _with(_COMPLETION, "seed", "1" * _BYTES, prompt="a"),
+    "escapes": _said(lambda: "\u00e9\U0001f600" * (_BYTES // 18)),
+    "spaces": _said(lambda: " \n" * 4_000_000),
+    "markers": _said(lambda: "<|im_start|>" * (_BYTES // 12)),
+    "no-json": lambda target: target.post(_CHAT, b'{"a": "' + b"x" * _BYTES),
+}
+
+
+def attack(body: Body, num_connections: int) -> Callable[[Target], Attack]:
+    """Return what makes the attack that repeats a body."""
+    return lambda target: repeated(target, [body(target)], num_connections)

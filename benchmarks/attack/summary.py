@@ -1,0 +1,191 @@
+"""From what the victim saw to figures, from figures to a table, and whether the service held."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.attack.victim import Phase
+from benchmarks.attack.wire import Tally
+from benchmarks.record import Parameter, Record, Row
+
+MAX_RATIO = 3.0
+"""Of the victim's 99th percentile of inter-token latency, attacked over quiet."""
+
+MAX_HEALTH_SECONDS = 1.0
+_NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One attack.
+
+    Attributes:
+        attack: its name.
+        quiet: what the victim saw before.
+        attacked: what it saw meanwhile.
+        after: bytes of each process's memory when the service had recovered.
+        recovery: seconds from the attack's end to a short request's answer; None if there was none.
+        tally: what the attacker got.
+    """
+
+    attack: str
+    quiet: Phase
+    attacked: Phase
+    after: Mapping[str, int]
+    recovery: float | None
+    tally: Tally
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """Return the smallest sample that at least this share of all do not exceed; infinity if there are none."""
+    return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)] if samples else math.inf
+
+
+def rows(outcome: Outcome) -> Iterator[Row]:
+    """Return an attack's figures."""
+    for name, phase in (("quiet", outcome.quiet), ("attacked", outcome.attacked)):
+        given: dict[str, Parameter] = {"attack": outcome.attack, "phase": name}
+        yield Row("pieces", given, [len(phase.gaps)], "")
+        for share in (50, 99):
+            yield Row(f"itl_p{share}", given, _finite(percentile(phase.gaps, share / 100)), "s")
+        for what, samples in _longest(phase):
+            yield Row(what, given, _finite(max(samples, default=math.inf)), "s")
+        for what, number in phase.failures.items():
+            yield Row("failures", {**given, "what": what}, [number], "")
+        for process, cores in phase.cpu.items():
+            yield Row("cpu", {**given, "process": process}, [cores], "cores")
+        for process, size in phase.memory.items():
+            yield Row("memory", {**given, "process": process}, [size], "bytes")
+    own: dict[str, Parameter] = {"attack": outcome.attack, "phase": "after"}
+    for process, size in outcome.after.items():
+        yield Row("memory", {**own, "process": process}, [size], "bytes")
+    yield Row("recovery", own, [] if outcome.recovery is None else [outcome.recovery], "s")
+    for what, number in outcome.tally.items():
+        yield Row("got", {**own, "what": what}, [number], "")
+
+
+def _longest(phase: Phase) -> Iterable[tuple[str, Sequence[float]]]:
+    return (
+        ("itl_max", phase.gaps),
+        ("first_token", phase.first_tokens),
+        ("formed", phase.formed),
+        ("tokenize", phase.tokenized),
+        ("health", phase.health),
+        ("worker", phase.worker),
+    )
+
+
+def _finite(value: float) -> list[float]:
+    return [value] if math.isfinite(value) else []
+
+
+def ratio(record: Record, attack: str) -> float:
+    """Return the 99th percentile of inter-token latency under an attack over the quiet one."""
+    quiet, attacked = (record.median("itl_p99", attack=attack, phase=phase) for phase in ("quiet", "attacked"))
+    return math.inf if quiet is None or attacked is None else attacked / quiet
+
+
+def misses(record: Record, attack: str) -> list[str]:
+    """Return which targets an attack broke, in words; none if the service held."""
+    health = record.median("health", attack=attack, phase="attacked")
+    missed = []
+    if ratio(record, attack) > MAX_RATIO:
+        missed.append("p99")
+    if health is None or health >= MAX_HEALTH_SECONDS:
+        missed.append("/health")
+    if _all(record, "failures", "what", attack=attack, phase="attacked"):
+        missed.append("failures")
+    return missed
+
+
+def table(record: Record) -> Iterator[str]:
+    """Return the lines of the table, a row for each attack."""
+    attacks = list(dict.fromkeys(str(row.parameters["attack"]) for row in record.rows))
+    quiet = [row.median for row in record.rows if row.name == "itl_p99" and row.parameters["phase"] == "quiet"]
+    known = [1000 * value for value in quiet if value is not None]
+    held = sum(not misses(record, attack) for attack in attacks)
+    yield f"{held} of {len(attacks)} held: a ratio of at most {MAX_RATIO:g}, `/health` below {MAX_HEALTH_SECONDS:g} s,"
+    yield "and nothing of the victim's failed. Pairs are quiet / attacked."
+    if known:
+        yield f"The quiet p99 of inter-token latency over {len(known)} phases: {median(known):.0f} ms, from"
+        yield f"{min(known):.0f} to {max(known):.0f} ms."
+    yield ""
+    yield from _table(_HEAD, [_cells(record, attack) for attack in attacks])
+
+
+_HEAD = (
+    "attack",
+    "",
+    "p99 ratio",
+    "ITL p50, ms",
+    "p99, ms",
+    "max, ms",
+    "`/health` max, s",
+    "first token max, s",
+    "with a schema",
+    "`/tokenize` max, s",
+    "worker's checks max, s",
+    "failures",
+    "gateway MiB before / peak / after",
+    "decode MiB",
+    "CPU cores gateway, prefill, decode, attacker",
+    "recovery, s",
+    "attacker got",
+)
+
+
+def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in cells:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _cells(record: Record, attack: str) -> list[str]:
+    missed = misses(record, attack)
+    recovery = record.median("recovery", attack=attack)
+    return [
+        attack,
+        "**" + ", ".join(missed) + "**" if missed else "held",
+        f"{ratio(record, attack):.2f}",
+        *(_pair(record, attack, name, 1000) for name in ("itl_p50", "itl_p99", "itl_max")),
+        *(_pair(record, attack, name) for name in ("health", "first_token", "formed", "tokenize", "worker")),
+        _counts(record, "failures", attack=attack, phase="attacked"),
+        *(_memory(record, attack, process) for process in ("gateway", "decode")),
+        _cpu(record, attack),
+        _NOTHING if recovery is None else f"{recovery:.1f}",
+        _counts(record, "got", attack=attack),
+    ]
+
+
+def _pair(record: Record, attack: str, name: str, factor: float = 1.0) -> str:
+    values = [record.median(name, attack=attack, phase=phase) for phase in ("quiet", "attacked")]
+    return " / ".join(_NOTHING if value is None else f"{factor * value:.3g}" for value in values)
+
+
+def _memory(record: Record, attack: str, process: str) -> str:
+    phases = ("quiet", "attacked", "after")
+    sizes = [record.median("memory", attack=attack, phase=phase, process=process) for phase in phases]
+    return " / ".join(_NOTHING if size is None else f"{size / 2**20:.0f}" for size in sizes)
+
+
+def _cpu(record: Record, attack: str) -> str:
+    processes = ("gateway", "prefill", "decode", "attacker")
+    found = [record.median("cpu", attack=attack, phase="attacked", process=process) for process in processes]
+    return ", ".join(_NOTHING if cores is None else f"{cores:.2f}" for cores in found)
+
+
+def _counts(record: Record, name: str, **parameters: Parameter) -> str:
+    counts = _all(record, name, "what", **parameters)
+    return ", ".join(f"{what}: {number:g}" for what, number in counts.items()) or _NOTHING
+
+
+def _all(record: Record, name: str, key: str, **parameters: Parameter) -> dict[str, float]:
+    """Return a figure by one parameter, where the others are these."""
+    found = (row for row in record.rows if row.name == name)
+    return {
+        str(row.parameters[key]): row.samples[0]
+        for row in found
+        if all(row.parameters.get(own) == value for own, value in parameters.items())
+    }
