@@ -1,9 +1,10 @@
 """Requests that are allowed each, and take all the room there is: answers, memory, priority, long prompts."""
 
+import asyncio
 import random
 from collections.abc import Callable, Mapping
 
-from benchmarks.attack.wire import Attack, Target, repeated
+from benchmarks.attack.wire import Attack, Tally, Target, connection, repeated
 
 _MAX_RUNNING = 64
 """The decode worker's default."""
@@ -46,10 +47,6 @@ def _remembered(text_bytes: int, num_connections: int) -> Callable[[Target], Att
 
 def _left(target: Target) -> Attack:
     """Requests that are sent and left at once, over and over."""
-    import asyncio  # noqa: PLC0415
-
-    from benchmarks.attack.wire import Tally, connection  # noqa: PLC0415
-
     request = target.completion(n=16, max_tokens=200, ignore_eos=True, stream=True)
 
     async def one(tally: Tally) -> None:

@@ -77,9 +77,7 @@ BODIES: Mapping[str, Body] = {
     "logit-bias": lambda target: target.completion(logit_bias={str(number): 1 for number in range(100_000)}),
     "stop-strings": lambda target: target.completion(stop=[f"stop {number}" for number in range(100_000)]),
     "unknown-options": _with(_COMPLETION, "structkv", _numbered(1_200_000, "0"), prompt="a"),
-    "tools": _with(
-        _CHAT, "tools", _repeated('{"type":"function","function":{"name":"f"}}'), messages=_MESSAGES
-    ),
+    "tools": _with(_CHAT, "tools", _repeated('{"type":"function","function":{"name":"f"}}'), messages=_MESSAGES),
     "arguments": _called,
     "schema": _schema,
     "prompt-token-ids": _with(_COMPLETION, "prompt", _repeated("17")),

@@ -1,5 +1,6 @@
 """Forms of an answer that are small to send and dear to compile, or to follow at every step."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from itertools import count
 
@@ -39,8 +40,6 @@ def _ever_new(target: Target) -> Attack:
     numbers = count()
 
     async def attack(tally: Tally) -> None:
-        import asyncio
-
         async def one() -> None:
             while True:
                 form = {"grammar": _slow(next(numbers))}

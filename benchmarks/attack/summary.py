@@ -13,6 +13,10 @@ MAX_RATIO = 3.0
 """Of the victim's 99th percentile of inter-token latency, attacked over quiet."""
 
 MAX_HEALTH_SECONDS = 1.0
+
+MAX_WAIT_SECONDS = 5.0
+"""That a short request may wait for its first token longer than the longest did before."""
+
 _NOTHING = "\N{EN DASH}"
 
 
@@ -94,9 +98,17 @@ def misses(record: Record, attack: str) -> list[str]:
         missed.append("p99")
     if health is None or health >= MAX_HEALTH_SECONDS:
         missed.append("/health")
+    if any(_wait(record, attack, name) > MAX_WAIT_SECONDS for name in ("first_token", "formed")):
+        missed.append("first token")
     if _all(record, "failures", "what", attack=attack, phase="attacked"):
         missed.append("failures")
     return missed
+
+
+def _wait(record: Record, attack: str, name: str) -> float:
+    """Return how much longer than before the longest took, in seconds; infinity if none was asked."""
+    quiet, attacked = (record.median(name, attack=attack, phase=phase) for phase in ("quiet", "attacked"))
+    return math.inf if quiet is None or attacked is None else attacked - quiet
 
 
 def table(record: Record) -> Iterator[str]:
@@ -105,8 +117,8 @@ def table(record: Record) -> Iterator[str]:
     quiet = [row.median for row in record.rows if row.name == "itl_p99" and row.parameters["phase"] == "quiet"]
     known = [1000 * value for value in quiet if value is not None]
     held = sum(not misses(record, attack) for attack in attacks)
-    yield f"{held} of {len(attacks)} held: a ratio of at most {MAX_RATIO:g}, `/health` below {MAX_HEALTH_SECONDS:g} s,"
-    yield "and nothing of the victim's failed. Pairs are quiet / attacked."
+    yield f"{held} of {len(attacks)} held: a ratio of at most {MAX_RATIO:g}, `/health` below {MAX_HEALTH_SECONDS:g} s, no"
+    yield f"first token more than {MAX_WAIT_SECONDS:g} s later than before, no failure. Pairs are quiet / attacked."
     if known:
         yield f"The quiet p99 of inter-token latency over {len(known)} phases: {median(known):.0f} ms, from"
         yield f"{min(known):.0f} to {max(known):.0f} ms."

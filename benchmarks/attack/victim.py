@@ -79,7 +79,9 @@ async def watch(service: Service, seconds: float, usage: Usage) -> Phase:
         victim = _Victim(service, http, phase)
         parts = (
             victim.stream(),
-            victim.ask_shortly(),
+            victim.ask_shortly({}, phase.first_tokens),
+            victim.ask_shortly({"response_format": _SCHEMA}, phase.formed),
+            _every(_SHORT_SECONDS, victim.tokenize, phase.tokenized),
             _every(_HEALTH_SECONDS, partial(_answers, http, "/health"), phase.health),
             _every(_SHORT_SECONDS, partial(_answers, http, service.metrics_url), phase.worker),
             _every(_SHORT_SECONDS, partial(_serves, channel), phase.worker),
@@ -120,12 +122,10 @@ class _Victim:
         while True:
             await self.complete(_STREAM, self._phase.first_tokens, self._phase.gaps)
 
-    async def ask_shortly(self) -> None:
-        """Ask a short question, one that wants a form, and for the tokens of a text, now and then."""
+    async def ask_shortly(self, fields: dict[str, object], first_tokens: list[float]) -> None:
+        """Ask for a short answer now and then."""
         while True:
-            await self.complete(_SHORT, self._phase.first_tokens, [])
-            await self.complete({**_SHORT, "response_format": _SCHEMA}, self._phase.formed, [])
-            await _until(self._tokenize, self._phase.tokenized)
+            await self.complete({**_SHORT, **fields}, first_tokens, [])
             await asyncio.sleep(_SHORT_SECONDS)
 
     async def complete(self, fields: dict[str, object], first_tokens: list[float], gaps: list[float]) -> bool:
@@ -158,7 +158,8 @@ class _Victim:
                     if any(choice.get("text") for choice in chunk["choices"]):
                         yield
 
-    async def _tokenize(self) -> bool:
+    async def tokenize(self) -> bool:
+        """Ask for the tokens of a short text; tell whether they came."""
         reply = await self._http.post("/tokenize", json={"prompt": "Hello there"})
         if reply.is_error:
             self._phase.failures[f"tokenize {reply.status_code}"] += 1
@@ -202,7 +203,7 @@ async def _until(call: Callable[[], Awaitable[bool]], into: list[float]) -> None
     started = time.perf_counter()
     try:
         while not await _tried(call):
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(_RETRY_SECONDS)  # noqa: ASYNC110  nothing here could set an event
     except asyncio.CancelledError:
         _note_cut(into, time.perf_counter() - started)
         raise
