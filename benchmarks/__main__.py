@@ -145,7 +145,8 @@ def attack(
 ) -> None:
     """What one client that means harm does to another one's answers."""
     from benchmarks.attack.measure import choose, measure  # noqa: PLC0415
-    from benchmarks.attack.summary import misses, table  # noqa: PLC0415
+    from benchmarks.attack.summary import misses  # noqa: PLC0415
+    from benchmarks.attack.table import table  # noqa: PLC0415
 
     for record in measure(model, choose(attacks), seconds, _logs(out)):
         path = record.write(out)

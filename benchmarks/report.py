@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from benchmarks.attack.table import table as attack_table
 from benchmarks.charts import draw
 from benchmarks.record import Record, Row
 from benchmarks.targets import TARGETS, Records, Target, bound_share, decode_ratio, ratio, ttft_ratio
@@ -14,6 +15,8 @@ PARTS: Mapping[str, str] = {
     "decode": "Decode",
     "gateway": "Gateway",
     "interference": "Interference",
+    "attack": "Attack",
+    "attack-before": "Attack, before bodies, grammars and connections were bounded",
 }
 _NOTHING = "\N{EN DASH}"
 _PREFIXES = {"s": ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms")), "bytes": ((2.0**30, 2.0**-20, "MiB"),)}
@@ -25,7 +28,8 @@ def write(folder: Path) -> Path:
     records = {part: Record.read(path) for part in PARTS if (path := folder / f"{part}.json").exists()}
     lines = ["# Speed", "", *_introduction(), "", "## Targets", "", *_targets(records)]
     for part, record in records.items():
-        lines += ["", f"## {PARTS[part]}", "", *_head(record), "", *_table(record), *_ratios(records, part)]
+        table = attack_table(record) if record.part == "attack" else _table(record)
+        lines += ["", f"## {PARTS[part]}", "", *_head(record), "", *table, *_ratios(records, part)]
         if (figure := draw(record)) is not None:
             figure.savefig(folder / f"{part}.png", dpi=110)
             lines += ["", f"![{PARTS[part]}]({folder.name}/{part}.png)"]
@@ -35,8 +39,8 @@ def write(folder: Path) -> Path:
 
 
 def _introduction() -> Iterator[str]:
-    yield "Written by `make bench`. Values are medians, with the smallest and largest sample; what is compared was"
-    yield "measured in turns in one run, with the same number of threads. Prompts are random token ids."
+    yield "Written by `make bench` and `make attack`. Values are medians, with the smallest and largest sample; what is"
+    yield "compared was measured in turns in one run, with the same number of threads. Prompts are random token ids."
 
 
 def _targets(records: Records) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.attack.summary import held_share
 from benchmarks.record import Parameter, Record
 
 Records = Mapping[str, Record]
@@ -124,6 +125,14 @@ TARGETS: Sequence[Target] = (
     Target("decode", "tokens/s / transformers', batch 8", _decode("throughput", "transformers", 8), 3.0, at_most=False),
     Target("decode", "inter-token latency / transformers', batch 1", _decode("itl", "transformers", 1), 0.5),
     Target("decode", "inter-token latency / vLLM's in float32, batch 1", _decode("itl", "vllm-float32", 1), 0.7),
+    Target(
+        "attack",
+        "attacks under which another client is served",
+        lambda records: held_share(records["attack"]) if "attack" in records else None,
+        1.0,
+        at_most=False,
+        percent=True,
+    ),
     Target(
         "interference",
         "a short prompt's wait beside a long one, in layers of the long one",

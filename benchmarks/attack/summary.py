@@ -1,9 +1,8 @@
-"""From what the victim saw to figures, from figures to a table, and whether the service held."""
+"""From what the victim saw to figures, and whether the service held."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from benchmarks.attack.victim import Phase
 from benchmarks.attack.wire import Tally
@@ -16,8 +15,6 @@ MAX_HEALTH_SECONDS = 1.0
 
 MAX_WAIT_SECONDS = 5.0
 """That a short request may wait for its first token longer than the longest did before."""
-
-_NOTHING = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +97,20 @@ def misses(record: Record, attack: str) -> list[str]:
         missed.append("/health")
     if any(_wait(record, attack, name) > MAX_WAIT_SECONDS for name in ("first_token", "formed")):
         missed.append("first token")
-    if _all(record, "failures", "what", attack=attack, phase="attacked"):
+    if counts(record, "failures", "what", attack=attack, phase="attacked"):
         missed.append("failures")
     return missed
+
+
+def held_share(record: Record) -> float:
+    """Return under how many of the attacks the service held, as a share."""
+    names = attacks(record)
+    return sum(not misses(record, attack) for attack in names) / len(names)
+
+
+def attacks(record: Record) -> list[str]:
+    """Return the attacks' names, in order."""
+    return list(dict.fromkeys(str(row.parameters["attack"]) for row in record.rows))
 
 
 def _wait(record: Record, attack: str, name: str) -> float:
@@ -111,89 +119,7 @@ def _wait(record: Record, attack: str, name: str) -> float:
     return math.inf if quiet is None or attacked is None else attacked - quiet
 
 
-def table(record: Record) -> Iterator[str]:
-    """Return the lines of the table, a row for each attack."""
-    attacks = list(dict.fromkeys(str(row.parameters["attack"]) for row in record.rows))
-    quiet = [row.median for row in record.rows if row.name == "itl_p99" and row.parameters["phase"] == "quiet"]
-    known = [1000 * value for value in quiet if value is not None]
-    held = sum(not misses(record, attack) for attack in attacks)
-    yield f"{held} of {len(attacks)} held: a ratio of at most {MAX_RATIO:g}, `/health` below {MAX_HEALTH_SECONDS:g} s, no"
-    yield f"first token more than {MAX_WAIT_SECONDS:g} s later than before, no failure. Pairs are quiet / attacked."
-    if known:
-        yield f"The quiet p99 of inter-token latency over {len(known)} phases: {median(known):.0f} ms, from"
-        yield f"{min(known):.0f} to {max(known):.0f} ms."
-    yield ""
-    yield from _table(_HEAD, [_cells(record, attack) for attack in attacks])
-
-
-_HEAD = (
-    "attack",
-    "",
-    "p99 ratio",
-    "ITL p50, ms",
-    "p99, ms",
-    "max, ms",
-    "`/health` max, s",
-    "first token max, s",
-    "with a schema",
-    "`/tokenize` max, s",
-    "worker's checks max, s",
-    "failures",
-    "gateway MiB before / peak / after",
-    "decode MiB",
-    "CPU cores gateway, prefill, decode, attacker",
-    "recovery, s",
-    "attacker got",
-)
-
-
-def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    for row in cells:
-        yield "| " + " | ".join(row) + " |"
-
-
-def _cells(record: Record, attack: str) -> list[str]:
-    missed = misses(record, attack)
-    recovery = record.median("recovery", attack=attack)
-    return [
-        attack,
-        "**" + ", ".join(missed) + "**" if missed else "held",
-        f"{ratio(record, attack):.2f}",
-        *(_pair(record, attack, name, 1000) for name in ("itl_p50", "itl_p99", "itl_max")),
-        *(_pair(record, attack, name) for name in ("health", "first_token", "formed", "tokenize", "worker")),
-        _counts(record, "failures", attack=attack, phase="attacked"),
-        *(_memory(record, attack, process) for process in ("gateway", "decode")),
-        _cpu(record, attack),
-        _NOTHING if recovery is None else f"{recovery:.1f}",
-        _counts(record, "got", attack=attack),
-    ]
-
-
-def _pair(record: Record, attack: str, name: str, factor: float = 1.0) -> str:
-    values = [record.median(name, attack=attack, phase=phase) for phase in ("quiet", "attacked")]
-    return " / ".join(_NOTHING if value is None else f"{factor * value:.3g}" for value in values)
-
-
-def _memory(record: Record, attack: str, process: str) -> str:
-    phases = ("quiet", "attacked", "after")
-    sizes = [record.median("memory", attack=attack, phase=phase, process=process) for phase in phases]
-    return " / ".join(_NOTHING if size is None else f"{size / 2**20:.0f}" for size in sizes)
-
-
-def _cpu(record: Record, attack: str) -> str:
-    processes = ("gateway", "prefill", "decode", "attacker")
-    found = [record.median("cpu", attack=attack, phase="attacked", process=process) for process in processes]
-    return ", ".join(_NOTHING if cores is None else f"{cores:.2f}" for cores in found)
-
-
-def _counts(record: Record, name: str, **parameters: Parameter) -> str:
-    counts = _all(record, name, "what", **parameters)
-    return ", ".join(f"{what}: {number:g}" for what, number in counts.items()) or _NOTHING
-
-
-def _all(record: Record, name: str, key: str, **parameters: Parameter) -> dict[str, float]:
+def counts(record: Record, name: str, key: str, **parameters: Parameter) -> dict[str, float]:
     """Return a figure by one parameter, where the others are these."""
     found = (row for row in record.rows if row.name == name)
     return {

@@ -202,8 +202,8 @@ async def _until(call: Callable[[], Awaitable[bool]], into: list[float]) -> None
     """Call until it is true, and note the seconds since the first time."""
     started = time.perf_counter()
     try:
-        while not await _tried(call):
-            await asyncio.sleep(_RETRY_SECONDS)  # noqa: ASYNC110  nothing here could set an event
+        while not await _tried(call):  # noqa: ASYNC110  nothing here could set an event
+            await asyncio.sleep(_RETRY_SECONDS)
     except asyncio.CancelledError:
         _note_cut(into, time.perf_counter() - started)
         raise

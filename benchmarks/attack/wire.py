@@ -5,8 +5,9 @@ import contextlib
 import json
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 _SLICE_BYTES = 256 * 1024
 _PAUSE_SECONDS = 0.02
@@ -18,7 +19,7 @@ _ESTABLISHED = 1
 Tally = Counter[str]
 """What the attacker got: how many answers of each status, and how many connections that ended without one."""
 
-Attack = Callable[[Tally], Awaitable[None]]
+Attack = Callable[[Tally], Coroutine[Any, Any, None]]
 """Goes on until it is cancelled."""
 
 
