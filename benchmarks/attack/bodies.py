@@ -1,5 +1,6 @@
 """Bodies that are large, or dear to read: nearly all of what the gateway takes."""
 
+import gzip
 import json
 from collections.abc import Callable, Mapping
 
@@ -57,6 +58,18 @@ def _schema(target: Target) -> bytes:
     return target.chat(response_format=form)
 
 
+def _packed(target: Target) -> bytes:
+    """A body of a thousandth of its size."""
+    content = json.dumps({"model": target.model, "messages": [{"role": "user", "content": " " * _BYTES}]}).encode()
+    return target.post(_CHAT, gzip.compress(content), "Content-Encoding: gzip")
+
+
+def _chunks(target: Target) -> bytes:
+    """A body that comes in chunks of one byte."""
+    head = target.head(_CHAT, 0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    return head + b"1\r\n \r\n" * 2_000_000
+
+
 BODIES: Mapping[str, Body] = {
     "chat-text": _said(lambda: _words(_BYTES)),
     "completion-text": lambda target: target.completion(prompt=_words(_BYTES)),
@@ -86,8 +99,32 @@ BODIES: Mapping[str, Body] = {
     "escapes": _said(lambda: "\u00e9\U0001f600" * (_BYTES // 18)),
     "spaces": _said(lambda: " \n" * 4_000_000),
     "markers": _said(lambda: "<|im_start|>" * (_BYTES // 12)),
+    "packed": _packed,
+    "chunks-of-a-byte": _chunks,
     "no-json": lambda target: target.post(_CHAT, b'{"a": "' + b"x" * _BYTES),
 }
+
+
+_SHORT_BYTES = 8000
+
+
+def short_bodies(target: Target) -> Attack:
+    """Bodies that are short enough to look harmless, of every kind, from 32 connections."""
+    regex = {"regex": "(a|b)?" * 1000}
+    texts = ("a" * _SHORT_BYTES, "<|im_start|>" * 600, " \n" * 2000, "\u00e9\U0001f600" * 400, _words(_SHORT_BYTES))
+    requests = [
+        *(target.post("/tokenize", {"prompt": text, "return_token_strs": True}) for text in texts),
+        _with(_COMPLETION, "unknown", _repeated("[[]]", _SHORT_BYTES), prompt="a")(target),
+        _with(_COMPLETION, "structkv", _numbered(900, "0"), prompt="a")(target),
+        _with(_CHAT, "messages", _repeated('{"role":"a"}', _SHORT_BYTES))(target),
+        target.completion(max_tokens=1, structured_outputs=regex),
+    ]
+    return repeated(target, requests, 32)
+
+
+def middling_bodies(target: Target) -> Attack:
+    """Texts of some times the context, from 64 connections."""
+    return repeated(target, [target.chat(messages=[{"role": "user", "content": _words(300_000)}])], 64)
 
 
 def attack(body: Body, num_connections: int) -> Callable[[Target], Attack]:

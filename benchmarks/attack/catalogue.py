@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from benchmarks.attack.batches import BATCHES
-from benchmarks.attack.bodies import BODIES, attack
+from benchmarks.attack.bodies import BODIES, attack, middling_bodies, short_bodies
 from benchmarks.attack.connections import CONNECTIONS
 from benchmarks.attack.grammars import GRAMMARS
 from benchmarks.attack.wire import Attack, Target
@@ -14,6 +14,8 @@ ATTACKS: Mapping[str, Callable[[Target], Attack]] = {
         for name, body in BODIES.items()
         for suffix, number in (("", 1), ("-x8", 8))
     },
+    "short-bodies": short_bodies,
+    "middling-bodies": middling_bodies,
     **GRAMMARS,
     **BATCHES,
     **CONNECTIONS,
