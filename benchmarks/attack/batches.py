@@ -71,6 +71,7 @@ BATCHES: Mapping[str, Callable[[Target], Attack]] = {
     "dear-sampling": _biased,
     "long-prompts": _long_prompts,
     "most-urgent-from-twelve": _answers(4, 12, priority=_MOST_URGENT),
+    "twelve-clients": _answers(4, 12),
     "most-urgent-long-prompts": lambda target: repeated(
         target, [target.completion(prompt=[17] * 8000, max_tokens=1, priority=_MOST_URGENT)], 12
     ),

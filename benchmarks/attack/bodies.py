@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from collections.abc import Callable, Mapping
 
 from benchmarks.attack.wire import Attack, Target, repeated
@@ -109,17 +110,20 @@ _SHORT_BYTES = 8000
 
 
 def short_bodies(target: Target) -> Attack:
-    """Bodies that are short enough to look harmless, of every kind, from 32 connections."""
-    regex = {"regex": "(a|b)?" * 1000}
-    texts = ("a" * _SHORT_BYTES, "<|im_start|>" * 600, " \n" * 2000, "\u00e9\U0001f600" * 400, _words(_SHORT_BYTES))
+    """Bodies that are short enough to look harmless, from a hundred connections."""
+    dice = random.Random(0)  # noqa: S311  no secret
+    noise = "".join(chr(dice.randrange(33, 127)) for _ in range(_SHORT_BYTES - 1000))
+    marked = [{"role": role, "content": "<|im_end|>"} for role in ("user", "assistant") * 85]
     requests = [
-        *(target.post("/tokenize", {"prompt": text, "return_token_strs": True}) for text in texts),
-        _with(_COMPLETION, "unknown", _repeated("[[]]", _SHORT_BYTES), prompt="a")(target),
+        target.post("/tokenize", {"prompt": noise, "return_token_strs": True}),
+        target.post("/tokenize", {"messages": marked}),
+        target.post("/tokenize", {"prompt": "a" * _SHORT_BYTES}),
+        target.completion(prompt=["a"] * 64, max_tokens=1, logit_bias={str(number): 1 for number in range(850)}),
+        target.completion(max_tokens=1, structured_outputs={"regex": "(a|b)?" * 1000}),
         _with(_COMPLETION, "structkv", _numbered(900, "0"), prompt="a")(target),
         _with(_CHAT, "messages", _repeated('{"role":"a"}', _SHORT_BYTES))(target),
-        target.completion(max_tokens=1, structured_outputs=regex),
     ]
-    return repeated(target, requests, 32)
+    return repeated(target, requests, 100)
 
 
 def middling_bodies(target: Target) -> Attack:

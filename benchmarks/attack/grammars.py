@@ -61,7 +61,7 @@ def _wide_schema(target: Target) -> Attack:
 
 
 def _crossed_schema(target: Target) -> Attack:
-    parts = [{"anyOf": [{"properties": {f"a{i}{j}": {}}} for j in range(6)]} for i in range(8)]
+    parts: list[object] = [{"anyOf": [{"properties": {f"a{i}{j}": {}}} for j in range(6)]} for i in range(8)]
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"allOf": parts}}}
     return repeated(target, [target.completion(max_tokens=64, response_format=form)], 8)
 

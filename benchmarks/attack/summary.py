@@ -54,10 +54,10 @@ def rows(outcome: Outcome) -> Iterator[Row]:
             yield Row(what, given, _finite(max(samples, default=math.inf)), "s")
         for what, number in phase.failures.items():
             yield Row("failures", {**given, "what": what}, [number], "")
-        for process, cores in phase.cpu.items():
-            yield Row("cpu", {**given, "process": process}, [cores], "cores")
         for process, size in phase.memory.items():
             yield Row("memory", {**given, "process": process}, [size], "bytes")
+    for process, cores in outcome.attacked.cpu.items():
+        yield Row("cpu", {"attack": outcome.attack, "phase": "attacked", "process": process}, [cores], "cores")
     own: dict[str, Parameter] = {"attack": outcome.attack, "phase": "after"}
     for process, size in outcome.after.items():
         yield Row("memory", {**own, "process": process}, [size], "bytes")

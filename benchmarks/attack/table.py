@@ -1,5 +1,6 @@
 """The table of what attacks did, in Markdown."""
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import median
 
@@ -69,7 +70,7 @@ def _cells(record: Record, attack: str) -> list[str]:
     return [
         attack,
         "**" + ", ".join(missed) + "**" if missed else "held",
-        f"{ratio(record, attack):.2f}",
+        _NOTHING if math.isinf(quotient := ratio(record, attack)) else f"{quotient:.2f}",
         *(_pair(record, attack, name, 1000) for name in ("itl_p50", "itl_p99", "itl_max")),
         *(_pair(record, attack, name) for name in ("health", "first_token", "formed", "tokenize", "worker")),
         _counts(record, "failures", attack=attack, phase="attacked"),
@@ -82,7 +83,11 @@ def _cells(record: Record, attack: str) -> list[str]:
 
 def _pair(record: Record, attack: str, name: str, factor: float = 1.0) -> str:
     values = [record.median(name, attack=attack, phase=phase) for phase in ("quiet", "attacked")]
-    return " / ".join(_NOTHING if value is None else f"{factor * value:.3g}" for value in values)
+    return " / ".join(_NOTHING if value is None else _number(factor * value) for value in values)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _memory(record: Record, attack: str, process: str) -> str:
