@@ -78,12 +78,15 @@ class RequestHandler:
         context, deadline = context_of(http), self._reader.deadline(http)
         body = await self._reader.read(http, endpoint.schema)
         self._reader.check_model(body.model)
+        priority = self._reader.priority(http, body.priority if "priority" in body.model_fields_set else None)
         recorder().lap("gateway.receive")
         grammar = await asyncio.to_thread(grammar_of, body, self._model)
         prompts = await asyncio.to_thread(endpoint.prompts, self._model, body)  # a long prompt takes a second
         for prompt in prompts:
             check_length(body, prompt, self._max_prompt_tokens)
         requests = plan_all(body, prompts, self._model, self._defaults, context.request_id, grammar)
+        for request in requests:
+            request.priority = priority
         choices = self._choices.make(body, prompts)
         recorder().lap("gateway.tokenize")
         recorder().accepted(self._reader.model_name, requests)

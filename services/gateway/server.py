@@ -53,7 +53,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     tls = settings.tls
     decode = _pool("decode", settings.decode_workers, settings, tls)
     prefill = _pool("prefill", settings.prefill_workers, settings, tls)
-    limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes)
+    limits = Limits(settings.request_timeout_seconds, settings.max_body_bytes, settings.most_urgent_priority)
     client = DecodeClient(decode, prefill, worker_wait_seconds=settings.worker_wait_seconds)
     reader = RequestReader(name, limits, drain)
     handler = RequestHandler(reader, model, client, settings.selection, settings.max_prompt_tokens)

@@ -71,6 +71,9 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     max_prompt_tokens: int = Field(
         0, ge=0, description="longer prompts are refused; 0 leaves it to the model's context"
     )
+    most_urgent_priority: int = Field(
+        0, description="the lowest `priority` that a request may have, unless its key's line says otherwise"
+    )
     max_requests: int = Field(512, ge=1, description="requests answered at the same time; more get 429")
     max_connections: int = Field(
         900, ge=1, description="open client connections; more are closed. Each is an open file, often limited to 1024"

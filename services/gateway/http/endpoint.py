@@ -2,11 +2,11 @@
 
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
 from common.settings import EnvironmentSettings
 from common.tls import PemFile, check_key_pair
-from services.gateway.http.api_keys import ApiKeys, ApiKeysFile
+from services.gateway.http.api_keys import ApiKey, ApiKeys, ApiKeysFile
 
 
 class EndpointSettings(EnvironmentSettings):
@@ -17,7 +17,8 @@ class EndpointSettings(EnvironmentSettings):
         description="keys that clients send, separated by commas; flags show in process lists, so use the variable",
     )
     api_keys_file: ApiKeysFile = Field(
-        default=(), description="file with a key a line, # for comments; adds to api_keys"
+        default=(), description="file with a key a line, # for comments; adds to api_keys. `KEY priority=-10` lets a key ask for more "
+        "than most_urgent_priority, or for less",
     )
     http_tls_cert: PemFile | None = Field(
         default=None, description="PEM file of the endpoint's certificate chain, for HTTPS"
@@ -25,7 +26,7 @@ class EndpointSettings(EnvironmentSettings):
     http_tls_key: PemFile | None = Field(default=None, description="PEM file of its private key")
 
     @property
-    def all_api_keys(self) -> tuple[SecretStr, ...]:
+    def all_api_keys(self) -> tuple[ApiKey, ...]:
         """The keys of both settings; empty if everybody is served."""
         return self.api_keys + self.api_keys_file
 
