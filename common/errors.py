@@ -11,6 +11,7 @@
     ├── StoreError               the shared store fails, is full, or has lost what it was given
     ├── UnavailableError         no worker answers
     │   ├── NoWorkerError        and none of a kind is known to serve
+    │   ├── WorkerFailedError    this one can no longer compute, and ends
     │   └── PrefillFailedError   a decode worker got the skeleton from none of the prefill workers
     └── DeadlineError            the request's time is over
 
@@ -105,6 +106,10 @@ class UnavailableError(StructKVError):
 
 class NoWorkerError(UnavailableError):
     """No worker of a kind is serving."""
+
+
+class WorkerFailedError(UnavailableError):
+    """The worker itself can no longer compute, for nobody. It ends, for its supervisor to start it again."""
 
 
 class PrefillFailedError(UnavailableError):

@@ -52,6 +52,7 @@ _CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
 ]
 
 _WATCH_SECONDS = 1.0
+_LAST_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -142,9 +143,9 @@ async def serve(
 
     Calls beyond `max_rpcs` are refused with RESOURCE_EXHAUSTED. That includes health checks, so a worker that is
     full to this point is passed over. With `tls`, only peers whose certificates its authority signed are served.
-    `main_loop` is the worker's scheduler and runs as long as the server. If it fails, so does the worker:
-    without it every call would hang. While it makes no progress, because a device hangs, say, the health check fails
-    and others get the requests.
+    `main_loop` is the worker's scheduler and runs as long as the server. If it fails, so does the worker, with its
+    error: without it every call would hang. While it makes no progress, because a device hangs, say, the health check
+    fails and others get the requests.
     """
     server = grpc.aio.server(
         options=_SERVER_OPTIONS, maximum_concurrent_rpcs=max_rpcs, interceptors=[TracingInterceptor()]
@@ -161,13 +162,17 @@ async def serve(
     working = asyncio.create_task(main_loop)
     watching = asyncio.create_task(_watch_progress(servicer, makes_progress))
     await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
-    if working.done():
-        working.result()
     watching.cancel()
+    has_failed = working.done()
+    if has_failed:
+        grace_seconds = _LAST_SECONDS  # no call can go on; those that wait are told, and asked elsewhere
     logger.info("draining", extra={"grace_seconds": grace_seconds})
     await servicer.enter_graceful_shutdown()
     await server.stop(grace_seconds)
+    stopping.cancel()
     working.cancel()
+    if has_failed:
+        working.result()
 
 
 def bind(server: grpc.aio.Server, target: str, tls: Tls | None) -> int:

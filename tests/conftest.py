@@ -92,6 +92,7 @@ class Workers:
     decode_target: str
     decode_registry: CollectorRegistry
     prefill_registry: CollectorRegistry
+    decode_loop: "asyncio.Future[None]"
 
     def request(
         self, prompt: list[int], max_tokens: int, selection: Selection = FULL, **sampling: object
@@ -179,9 +180,10 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             loader = SkeletonLoader(engine.pool, client, store, decode_metrics)
             grammars = grammars or GrammarCompiler(None, obstacle="none was loaded")
             decode_server = DecodeServer(engine, decode, loader, grammars, codecs, decode_metrics)
+            decode_loop = asyncio.ensure_future(decode.run())
             decode_target = await stack.enter_async_context(
                 _serving(
-                    lambda server: decode_pb2_grpc.add_DecodeServicer_to_server(decode_server, server), decode.run()
+                    lambda server: decode_pb2_grpc.add_DecodeServicer_to_server(decode_server, server), decode_loop
                 )
             )
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(decode_target))
@@ -196,6 +198,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
                 decode_target,
                 decode_registry,
                 prefill_registry,
+                decode_loop,
             )
 
         yield start

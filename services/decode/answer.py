@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from services.decode.matcher import Matcher
+from services.decode.grammar import Matcher
 from services.decode.sampling import Sampling
 
 _FIRST_ROOM = 64
@@ -37,13 +37,6 @@ class Answer:
         self.num_generated = 0
         self.counts = TokenCounts(prompt_tokens) if sampling.is_penalised else None
         self.matcher = matcher
-
-    def choose(self, token: int) -> int:
-        """Go on by a token drawn here, or by the one that its grammar has in its place; return which."""
-        if self.matcher is not None:
-            token = self.matcher.take(token)
-        self.take([token])
-        return token
 
     def take(self, token_ids: Iterable[int]) -> None:
         """Go on by tokens that are settled."""

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections import Counter
+from collections.abc import Iterable
 
 
 class BlockAllocator:
@@ -45,6 +46,10 @@ class BlockAllocator:
             elif num_holders == 1:
                 self._give_back(block)
                 self.num_free += 1
+
+    def num_freed(self, blocks: Iterable[int]) -> int:
+        """Return how many blocks are free once these are given back, each as often as it is named."""
+        return sum(number >= self._num_holders.get(block, 1) for block, number in Counter(blocks).items())
 
     def audit(self, held: list[int]) -> None:
         """Raise RuntimeError unless the blocks `held` and the free ones are all there are, each as often as known."""

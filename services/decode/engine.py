@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common.errors import ContextLengthError, InvalidRequestError
+from common.model.attention import causal_attention
 from common.model.decoder import DecoderModel
 from common.skeleton.selection import Selection
 from services.decode.answer import Answer
@@ -22,6 +23,10 @@ _RESERVED_NEW_TOKENS = 128
 blocks; longer ones take blocks as they grow."""
 
 
+_TRIAL_TOKENS = 64
+"""As many rows as there are in a large batch."""
+
+
 @dataclass(eq=False, slots=True)
 class Sequence:
     """An answer in decode.
@@ -34,8 +39,8 @@ class Sequence:
             last one, until the first token is chosen.
         last_token: the newest token, not yet in the cache.
         last_logprobs: its log probability and the likeliest tokens', if asked for.
+        drawn: with a grammar, what was drawn and its place in the step, until `settle` has the newest token.
         replay: tokens chosen elsewhere, to be run over the skeleton before the next one is chosen.
-        priority: whose memory is kept when it runs out: the lower, the longer.
     """
 
     next_position: int
@@ -45,12 +50,26 @@ class Sequence:
     last_token: int = -1
     last_logprobs: TokenLogprobs | None = None
     replay: list[int] = field(default_factory=list)
-    priority: int = 0
+    drawn: "Drawn | None" = None
+
+    def settle(self, token: int, logprobs: TokenLogprobs | None) -> None:
+        """Go on by a token."""
+        self.last_token, self.last_logprobs, self.drawn = token, logprobs, None
+        self.answer.take([token])
 
     @property
     def tokens_to_append(self) -> int:
         """Tokens that the next step adds to the cache."""
         return len(self.replay) or int(self.hidden_state is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token that the grammar may put another one in the place of, and its step's log probabilities, by row."""
+
+    token: int
+    row: int
+    raw: RawLogprobs
 
 
 class DecodeEngine:
@@ -140,14 +159,27 @@ class DecodeEngine:
         self._choose(running + fresh, self.model.logits(torch.cat(hidden)))
         return [sequence.last_token for sequence in batch]
 
+    @torch.inference_mode()
+    def try_out(self) -> None:
+        """Compute as much as a large step does, without a sequence; raise what is raised where that is not possible."""
+        spec, device = self.model.spec, self.model.device
+        positions = torch.arange(min(_TRIAL_TOKENS, spec.max_tokens), device=device)[None]
+        hidden, rotary = self.model.embed(torch.zeros_like(positions)), self.model.rotary(positions)
+        for layer in range(spec.num_layers):
+            hidden = self.model.layer(layer, hidden, rotary, positions, _trial_attention)
+        self.model.logits(hidden[0]).argmax(dim=-1).tolist()
+
     def _choose(self, order: list[Sequence], logits: Tensor) -> None:
-        """Give each sequence the token chosen from its row of logits [B, V]."""
+        """Give each sequence the token chosen from its row of logits [B, V]; one with a grammar has it drawn only."""
         answers = [sequence.answer for sequence in order]
         raw = RawLogprobs(logits, answers)
-        drawn = choose_tokens(logits, answers)
-        tokens = [answer.choose(token) for answer, token in zip(answers, drawn, strict=True)]
-        for sequence, token, logprobs in zip(order, tokens, raw.of(tokens), strict=True):
-            sequence.last_token, sequence.last_logprobs, sequence.hidden_state = token, logprobs, None
+        tokens = choose_tokens(logits, answers)
+        for row, (sequence, token, logprobs) in enumerate(zip(order, tokens, raw.of(tokens), strict=True)):
+            sequence.hidden_state = None
+            if sequence.answer.matcher is None:
+                sequence.settle(token, logprobs)
+            else:
+                sequence.drawn = Drawn(token, row, raw)
 
     def _replay(self, sequence: Sequence) -> None:
         """Run a sequence's replayed tokens through all layers at once, as if they had been chosen here."""
@@ -191,6 +223,10 @@ class DecodeEngine:
             self.pool.append_slots(sequence.kv, sequence.next_position, len(sequence.replay))
         elif sequence.hidden_state is None:
             self.pool.append_slots(sequence.kv, _position(sequence))
+
+
+def _trial_attention(_: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    return causal_attention(query, key, value, scaling)
 
 
 def _position(sequence: Sequence) -> int:

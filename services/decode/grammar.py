@@ -1,91 +1,153 @@
-"""Compiles grammars, apart from the event loop and the compute thread, and keeps those last used."""
+"""Grammars as the worker has them: what an answer may go on with comes from the process that follows its grammar."""
 
-import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 
-from llguidance import LLMatcher, LLTokenizer
-from tokenizers import Tokenizer
+from common.errors import GrammarError, OverloadedError, UnavailableError
+from services.decode.grammar_process import GrammarProcess, GrammarServer
 
-from common.errors import GrammarError
-from common.grammar import LIMITS, check_cost, reason_of
-from common.model.tokenizer_files import eos_token_ids
-from services.decode.ending import EndingSearch
-from services.decode.matcher import Grammar, Matcher
-
-_KEPT_GRAMMARS = 32
+_MAX_PROCESSES = 64
+_MAX_REFUSED = 256
 
 logger = logging.getLogger(__name__)
+
+
+class Matcher:
+    """One answer's way through its grammar.
+
+    Attributes:
+        mask: which tokens may come next, a bit each, the lowest first.
+        eos_token_ids: tokens by which an answer ends where its grammar may.
+        is_complete: whether nothing may follow.
+        is_cut_short: whether the last tokens there were had to be an ending's, towards max_tokens.
+    """
+
+    def __init__(self, process: GrammarProcess, number: int, mask: bytes, eos_token_ids: list[int]) -> None:
+        self._process = process
+        self.number = number
+        self.mask = mask
+        self.eos_token_ids = eos_token_ids
+        self.is_complete = False
+        self.is_cut_short = False
+
+    async def take(self, token_id: int) -> int:
+        """Go on by a token, or by the one that it has to give way to; return which. Raises GrammarError."""
+        reply, self.mask = await self._process.ask({"take": [self.number, token_id]})
+        if "error" in reply:
+            raise GrammarError(reply["error"])
+        self.is_complete, self.is_cut_short = reply["is_complete"], reply["is_cut_short"]
+        token: int = reply["token"]
+        return token
 
 
 class GrammarCompiler:
     """Makes the matchers of answers; `obstacle` says why there can be none with this model, if so."""
 
-    def __init__(self, tokenizer: LLTokenizer | None, vocab_size: int = 0, obstacle: str = "") -> None:
-        """Take the tokenizer, or why there is none, and how many of its tokens the model has."""
-        self._tokenizer = tokenizer
+    def __init__(self, server: GrammarServer | None, obstacle: str = "") -> None:
+        """Take what forks processes, or why there is nothing to do so."""
+        self._server = server
         self._obstacle = obstacle
-        self._search = None if tokenizer is None else EndingSearch(tokenizer, vocab_size)
-        self._grammars: OrderedDict[str, Grammar] = OrderedDict()
-        # One thread: compiling drops the interpreter's lock, and takes no more than one core from the steps.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        self._processes: OrderedDict[str, GrammarProcess] = OrderedDict()
+        self._refused: OrderedDict[str, str] = OrderedDict()
+        self._numbers = count()
 
     @classmethod
     def of_model(cls, folder: Path, vocab_size: int) -> "GrammarCompiler":
-        """Read the tokenizer from a model's folder."""
-        path = folder / "tokenizer.json"
-        obstacle = "the decode worker's model has no tokenizer.json"
-        if path.is_file():
-            try:
-                return cls(_read(path, vocab_size, eos_token_ids(folder)), vocab_size)
-            except ValueError as error:
-                obstacle = f"llguidance cannot use the model's tokenizer: {reason_of(str(error))}"
-        logger.warning("no grammars: structured answers and forced tools are refused", extra={"reason": obstacle})
-        return cls(None, obstacle=obstacle)
+        """Start the grammar server with the tokenizer in a model's folder."""
+        server = GrammarServer(folder, vocab_size)
+        if server.obstacle:
+            server.close()
+            extra = {"reason": server.obstacle}
+            logger.warning("no grammars: structured answers and forced tools are refused", extra=extra)
+            return cls(None, obstacle=server.obstacle)
+        return cls(server)
 
+    def close(self) -> None:
+        """End all processes."""
+        for process in self._processes.values():
+            process.kill(UnavailableError("the worker is going down"))
+        if self._server is not None:
+            self._server.close()
+
+    @asynccontextmanager
     async def matchers(
         self, grammar: str, max_tokens: int, answers: Sequence[Sequence[int]]
-    ) -> Sequence[Matcher | None]:
-        """Return a matcher for each answer, past the tokens that it has so far; None for each without a grammar.
+    ) -> AsyncIterator[Sequence[Matcher | None]]:
+        """Hold a matcher for each answer, past the tokens that it has so far; None for each without a grammar.
 
         Raises GrammarError for a grammar that cannot be compiled, or that an answer does not follow.
         """
         if not grammar:
-            return [None] * len(answers)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._matchers, grammar, max_tokens, answers)
+            yield [None] * len(answers)
+            return
+        process = await self._process(grammar)
+        process.num_users += 1
+        opened: list[Matcher] = []
+        try:
+            opened = await self._open(process, grammar, max_tokens, answers)
+            yield opened
+        finally:
+            process.num_users -= 1
+            if process.has_ended and self._processes.get(grammar) is process:
+                del self._processes[grammar]
+            elif opened:
+                process.close([matcher.number for matcher in opened])
 
-    def _matchers(self, grammar: str, max_tokens: int, answers: Sequence[Sequence[int]]) -> list[Matcher]:
-        compiled = self._compiled(grammar)
-        return [Matcher.after(compiled, max_tokens, tokens) for tokens in answers]
+    async def _open(
+        self, process: GrammarProcess, grammar: str, max_tokens: int, answers: Sequence[Sequence[int]]
+    ) -> list[Matcher]:
+        assert self._server is not None
+        begun = {next(self._numbers): list(tokens) for tokens in answers}
+        message = {"grammar": grammar, "max_tokens": max_tokens, "answers": begun}
+        try:
+            reply, masks = await process.ask({"open": message})
+        except GrammarError as error:  # it takes too long, or the process with it
+            self._refuse(grammar, str(error))
+            raise
+        if "refused" in reply:
+            self._refuse(grammar, reply["refused"])
+            process.kill(GrammarError(reply["refused"]))
+        if error := reply.get("refused") or reply.get("error"):
+            raise GrammarError(error)
+        size = len(masks) // len(begun)
+        return [
+            Matcher(process, number, masks[place * size : (place + 1) * size], self._server.eos_token_ids)
+            for place, number in enumerate(begun)
+        ]
 
-    def _compiled(self, grammar: str) -> Grammar:
-        if grammar not in self._grammars:
-            self._grammars[grammar] = self._compile(grammar)
-        self._grammars.move_to_end(grammar)
-        if len(self._grammars) > _KEPT_GRAMMARS:
-            self._grammars.popitem(last=False)
-        return self._grammars[grammar]
+    def _refuse(self, grammar: str, reason: str) -> None:
+        """Keep in mind that a grammar is of no use: it is not compiled again."""
+        self._refused[grammar] = reason
+        if len(self._refused) > _MAX_REFUSED:
+            self._refused.popitem(last=False)
 
-    def _compile(self, grammar: str) -> Grammar:
-        if self._tokenizer is None or self._search is None:
+    async def _process(self, grammar: str) -> GrammarProcess:
+        """Return the grammar's process, a new one if it has none."""
+        if self._server is None:
             raise GrammarError(f"this model cannot follow a grammar: {self._obstacle}")
-        check_cost(grammar)
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
-        probe = matcher.deep_copy()
-        probe.compute_bitmask()  # some are found to be too complex only then
-        if probe.is_error():
-            raise GrammarError(f"the grammar cannot be compiled: {reason_of(probe.get_error())}")
-        return Grammar(matcher, self._search)
+        if grammar in self._refused:
+            raise GrammarError(self._refused[grammar])
+        if grammar not in self._processes:
+            self._make_room()
+            process = await self._server.fork()
+            if grammar in self._processes:  # somebody else's, meanwhile
+                process.kill(GrammarError("not needed"))
+            else:
+                self._processes[grammar] = process
+        self._processes.move_to_end(grammar)
+        return self._processes[grammar]
 
-
-def _read(path: Path, vocab_size: int, eos: tuple[int, ...]) -> LLTokenizer:
-    """Return the tokenizer, with no fewer tokens than the model has logits."""
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    num_tokens = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
-    return LLTokenizer(tokenizer.to_str(), n_vocab=max(num_tokens, vocab_size), eos_token=list(eos) or None)
+    def _make_room(self) -> None:
+        """With as many processes as there may be, end one that nobody uses, else a slow one."""
+        if len(self._processes) < _MAX_PROCESSES:
+            return
+        idle = (grammar for grammar, process in self._processes.items() if not process.num_users)
+        slow = (grammar for grammar, process in self._processes.items() if process.is_slow)
+        grammar = next(idle, None) or next(slow, None)
+        if grammar is None:
+            raise OverloadedError(f"{_MAX_PROCESSES} grammars are in use")
+        self._processes.pop(grammar).kill(OverloadedError("the grammar takes long, and others wait"))

@@ -29,6 +29,14 @@ class RawLogprobs:
         self._logprobs = logits[list(self._top)].log_softmax(dim=-1) if self._top else None
         self._num_rows = len(answers)
 
+    def of_row(self, row: int, token: int) -> TokenLogprobs | None:
+        """Return a row's, given the token that it has in the end; None if it asks for none."""
+        if row not in self._top or self._logprobs is None:
+            return None
+        own = self._logprobs[list(self._top).index(row)]
+        values, token_ids = own.topk(min(self._top[row], len(own)))
+        return TokenLogprobs(own[token].item(), token_ids.tolist(), values.tolist())
+
     def of(self, chosen: list[int]) -> list[TokenLogprobs | None]:
         """Return each row's, given its chosen token; None for rows that ask for none."""
         result: list[TokenLogprobs | None] = [None] * self._num_rows

@@ -83,6 +83,7 @@ async def _serve(
     prefill = PrefillClient(stall_seconds=settings.stall_seconds, tls=settings.tls)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(prefill.close)
+        stack.callback(grammars.close)
         store = await stack.enter_async_context(open_store(settings))
         loader = SkeletonLoader(engine.pool, prefill, store, metrics)
         server = DecodeServer(engine, scheduler, loader, grammars, codecs, metrics)

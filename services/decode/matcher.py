@@ -13,7 +13,7 @@ from services.decode.ending import EndingSearch
 _LONGEST_ENDING = 256
 _LEAST_WATCHED_TOKENS = 64
 _MOST_SEARCHES = 32
-"""Of one answer. Each keeps the whole batch waiting for milliseconds; after them the ending that is ready is taken."""
+"""Of one answer. Each takes milliseconds; after them the ending that is ready is taken."""
 
 
 @dataclass(frozen=True, slots=True)

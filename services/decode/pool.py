@@ -73,9 +73,15 @@ class SequenceKV:
 
 @dataclass(frozen=True, slots=True)
 class SwappedKV:
-    """A sequence's keys and values outside the pool, by layer, each [tokens, G, d] on the CPU."""
+    """A sequence outside the pool.
+
+    Attributes:
+        layers: its keys and values, [tokens, G, d] each, on the CPU.
+        positions: of the tokens of layers with a sliding window.
+    """
 
     layers: list[tuple[Tensor, Tensor]]
+    positions: list[list[int]]
 
 
 class KVPool:
@@ -172,23 +178,24 @@ class KVPool:
         """Raise RuntimeError unless every block is either free or in one table of each live sequence that has it."""
         self.allocator.audit([block for kv in live for table in kv.tables for block in table.blocks])
 
-    def swap_out(self, kv: SequenceKV) -> SwappedKV:
-        """Move a sequence's live tokens out of the pool and free its blocks."""
+    def copy_out(self, kv: SequenceKV) -> SwappedKV:
+        """Return a copy of a sequence's live tokens, on the CPU."""
         layers = []
         for table in kv.tables:
             keys, values = self.view(table)
             layers.append((keys.to("cpu", copy=True), values.to("cpu", copy=True)))
-            self.allocator.free(table.blocks)
-            table.positions = table.positions[table.first :]
-            table.blocks, table.contiguous, table.first, table.length = [], True, 0, 0
-            table.losses += 1
-        return SwappedKV(layers)
+        return SwappedKV(layers, [table.positions[table.first :] for table in kv.tables])
+
+    def swap_out(self, kv: SequenceKV) -> SwappedKV:
+        """Move a sequence's live tokens out of the pool and free its blocks; if there is no memory, nothing changes."""
+        swapped = self.copy_out(kv)
+        self.free(kv)
+        return swapped
 
     def swap_in(self, kv: SequenceKV, swapped: SwappedKV) -> None:
-        """Bring a sequence back; the caller has asked `fits` for its tokens."""
-        for table, (keys, values) in zip(kv.tables, swapped.layers, strict=True):
+        """Bring back a sequence, whose tables are empty; the caller has asked `fits` for its tokens."""
+        for table, (keys, values), positions in zip(kv.tables, swapped.layers, swapped.positions, strict=True):
             self._extend(table, _blocks(keys.shape[0] + 1))
-            positions, table.positions = table.positions, []
             self.write(table, keys, values, positions)
 
     def _extend(self, table: LayerTable, count: int) -> None:

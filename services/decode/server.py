@@ -15,10 +15,11 @@ from common.skeleton.spec import SkeletonSpec
 from services.decode.answer import Answer
 from services.decode.engine import DecodeEngine, Sequence
 from services.decode.grammar import GrammarCompiler
+from services.decode.group import Finish, Group, Token
 from services.decode.metrics import DecodeMetrics
 from services.decode.record import RequestRecord
 from services.decode.sampling import Sampling
-from services.decode.scheduler import DecodeScheduler, Finish, Token
+from services.decode.scheduler import DecodeScheduler
 from services.decode.skeleton_loader import Order, SkeletonLoader
 
 _FINISH = {
@@ -66,17 +67,19 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             engine.check(token_ids, selection, sampling, replays.values())
             spec = SkeletonSpec.of(engine.model.spec, token_ids, selection)
             self._check_codec(spec.codec.name)
-            matchers = await self._grammars.matchers(sampling.grammar, sampling.max_tokens, [*replays.values()])
             tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, [*map(len, replays.values())])
-            async with self._scheduler.reserve(tokens, len(token_ids), request.priority) as tables:
+            async with (
+                self._grammars.matchers(sampling.grammar, sampling.max_tokens, [*replays.values()]) as matchers,
+                self._scheduler.reserve(tokens, len(token_ids), request.priority) as group,
+            ):
                 waited, remaining = record.admitted(), context.time_remaining()
                 deadline = None if remaining is None else time.monotonic() + remaining
-                with tracing.current(tracing.start_span("decode.load_skeleton")):
-                    skeleton = await self._loader.load(Order(request, spec, tables[0], deadline))
-                    skeleton.stats.queue_seconds += waited
-                    record.loaded(skeleton.stats, spec.codec.name)
-                for kv in tables[1:]:
-                    engine.pool.share(tables[0], kv)
+                async with self._scheduler.doubting():
+                    with tracing.current(tracing.start_span("decode.load_skeleton")):
+                        skeleton = await self._loader.load(Order(request, spec, group.tables[0], deadline))
+                        skeleton.stats.queue_seconds += waited
+                        record.loaded(skeleton.stats, spec.codec.name)
+                    tables = self._scheduler.spread(group)
                 penalised = frozenset(token_ids if sampling.repetition_penalty != 1 else ())
                 answers = [
                     Answer(sampling, penalised, number, matcher)
@@ -84,10 +87,10 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
                 ]
                 position, state = selection.next_position(len(token_ids)), skeleton.hidden_state
                 sequences = [
-                    Sequence(position, kv, answer, state, replay=replay, priority=request.priority)
+                    Sequence(position, kv, answer, state, replay=replay)
                     for kv, answer, replay in zip(tables, answers, replays.values(), strict=True)
                 ]
-                await self._stream(sequences, skeleton.stats, context, record)
+                await self._stream(group, sequences, skeleton.stats, context, record)
 
     def _check_codec(self, name: str) -> None:
         if name not in self._codecs:
@@ -97,11 +100,16 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             )
 
     async def _stream(
-        self, sequences: list[Sequence], stats: decode_pb2.SkeletonStats, context: Context, record: RequestRecord
+        self,
+        group: Group,
+        sequences: list[Sequence],
+        stats: decode_pb2.SkeletonStats,
+        context: Context,
+        record: RequestRecord,
     ) -> None:
         skeleton: decode_pb2.SkeletonStats | None = stats
         with record.decoding(len(sequences)):
-            async with aclosing(self._scheduler.generate(sequences)) as tokens:
+            async with aclosing(self._scheduler.generate(group, sequences)) as tokens:
                 async for token in tokens:
                     record.token(token.answer, is_last=token.finish is not None)
                     await context.write(_event(token, skeleton))

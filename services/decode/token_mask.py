@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.decode.answer import Answer
-from services.decode.matcher import Matcher
+from services.decode.grammar import Matcher
 
 
 def constrain(logits: Tensor, answers: list[Answer]) -> None:
@@ -24,7 +24,7 @@ def constrain(logits: Tensor, answers: list[Answer]) -> None:
 
 def _allowed(answer: Answer, matcher: Matcher, vocab_size: int) -> NDArray[np.bool_]:
     """Return which tokens may come next, [V]."""
-    bits = np.frombuffer(matcher.mask(), dtype=np.uint8)
+    bits = np.frombuffer(matcher.mask, dtype=np.uint8)
     allowed = np.unpackbits(bits, count=vocab_size, bitorder="little").astype(bool)
     held_back = [token for token in _held_back(answer, matcher) if token < vocab_size and allowed[token]]
     if len(held_back) < np.count_nonzero(allowed):  # an answer that can only end, ends

@@ -20,7 +20,7 @@ from services.gateway.answers.streaming import (
     until_status,
 )
 from services.gateway.answers.whole import encoded
-from services.gateway.http.context import RequestContext, context_of
+from services.gateway.http.context import context_of
 from services.gateway.http.reader import RequestReader
 from services.gateway.intake.accepted import AcceptedRequest
 from services.gateway.intake.intake import Intake
@@ -76,7 +76,7 @@ class RequestHandler:
         streams = asyncio.get_running_loop().create_future()
         accepting = self._intake.accept(endpoint.kind, body, context.request_id, deadline, streams)
         del body  # it is not kept: what is left of it is what has been accepted
-        opening = asyncio.ensure_future(self._begin(context, accepting, endpoint.shape, deadline))
+        opening = asyncio.ensure_future(self._begin(http, accepting, endpoint.shape, deadline))
         try:
             await unless_disconnected(http.receive, until_status(opening, streams, self._heartbeat_seconds))
             if not opening.done() or opening.result().stream is not None:
@@ -92,10 +92,13 @@ class RequestHandler:
         return Response(await encoded(begun.envelope.whole(begun.answer, wholes)), media_type="application/json")
 
     async def _begin(
-        self, context: RequestContext, accepting: Awaitable[AcceptedRequest], shape: Shape, deadline: float
+        self, http: Request, accepting: Awaitable[AcceptedRequest], shape: Shape, deadline: float
     ) -> Begun:
         """Return the answer once each prompt has its first token."""
-        accepted = await accepting
+        context, accepted = context_of(http), await accepting
+        priority = self._reader.priority(http, accepted.priority)
+        for request in accepted.requests:
+            request.priority = priority
         choices = self._choices.make(accepted)
         recorder().lap("gateway.tokenize")
         recorder().accepted(self._model_name, accepted.requests)

@@ -69,7 +69,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     intake = Intake(
         model, rules, fork_server, metrics, processes=settings.intake_processes, max_bytes=settings.max_body_bytes
     )
-    reader = RequestReader(settings.request_timeout_seconds, BodyReader(limits), drain)
+    reader = RequestReader(
+        settings.request_timeout_seconds,
+        BodyReader(limits),
+        drain,
+        most_urgent_priority=settings.most_urgent_priority,
+    )
     handler = RequestHandler(name, reader, intake, model, client, heartbeat_seconds=settings.stream_heartbeat_seconds)
 
     @asynccontextmanager

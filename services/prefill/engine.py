@@ -57,6 +57,10 @@ GPU_CHUNK_TOKENS = 16384
 """The same where a chunk has to fill the device."""
 
 
+_TRIAL_TOKENS = 512
+"""Of a prompt that tells whether the worker computes at all."""
+
+
 class PrefillEngine:
     """Runs prompts on one model."""
 
@@ -92,6 +96,11 @@ class PrefillEngine:
         selector = selector_for(selection, self.scope(token_ids))
         # No loop variable: it would hold on to a layer while the next one runs.
         yield from map(itemgetter(1), self.run_all(token_ids, [selector]))
+
+    def try_out(self) -> None:
+        """Run a short prompt; raise what is raised where that is not possible."""
+        for _ in self.run([0] * min(_TRIAL_TOKENS, self.model.spec.max_tokens), Selection(method="full")):
+            pass
 
     def scope(self, token_ids: list[int]) -> Scope:
         """Return what a selector of a prompt is told."""

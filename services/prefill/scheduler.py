@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
 
+from common.errors import WorkerFailedError
 from common.pb import prefill_pb2, skeleton_pb2
 from common.skeleton import wire
 from common.skeleton.spec import SkeletonSpec
@@ -24,6 +25,8 @@ _OUTBOX_BYTES = 16 * 1024 * 1024
 shares the model with get no turns while its reader keeps up; a long one's pile up no further than this."""
 _FAIR_TURN = 17
 """One step in so many goes to the prompt that waits longest, whatever it is."""
+_PEERS_TURN = 4
+"""One step in so many goes by the work left alone, so that the urgent take no more than three quarters."""
 _PROGRESS_SECONDS = 1.0
 """Silence after which a reader is told that there is progress."""
 _STUCK_SECONDS = 30.0
@@ -118,6 +121,7 @@ class PrefillScheduler:
         self._running: _Job | None = None
         self._step_started = 0.0
         self._turns = 0
+        self._failure: WorkerFailedError | None = None
         self._changed = asyncio.Event()
         self._compute = compute or ThreadPoolExecutor(1, thread_name_prefix="prefill")
 
@@ -144,6 +148,8 @@ class PrefillScheduler:
         While nothing is done, it says now and then that the worker makes progress; a stuck one says nothing. The
         prompt's times go into `phases`.
         """
+        if self._failure is not None:
+            raise self._failure
         job = _Job(self._engine, token_ids, skeleton, priority, phases or Phases())
         self._bound.enter(job.num_tokens)
         self._jobs.append(job)
@@ -176,7 +182,21 @@ class PrefillScheduler:
             except Exception as error:  # handed to the prompt's own caller, who reports it
                 output, job.finished = error, True
             self._running = None
+            if isinstance(output, Exception):
+                await self._doubt(output)
             self._deliver(job, output)
+
+    async def _doubt(self, error: Exception) -> None:
+        """Find out whether it is the prompt's fault that it failed; raise WorkerFailedError if it is the worker's."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._compute, self._engine.try_out)
+        except Exception as failure:
+            logger.exception("this worker can no longer compute")
+            ended = WorkerFailedError(f"the worker can no longer compute: {type(failure).__name__}")
+            self._failure = ended
+            for job in self._jobs:
+                job.deliver(ended)
+            raise ended from error
 
     async def _next_job(self) -> _Job:
         while True:
@@ -189,11 +209,14 @@ class PrefillScheduler:
     def _choose(self, runnable: list[_Job]) -> _Job:
         """The most urgent, then the least work left, so a short prompt waits for one step of a long one.
 
-        Every so often it is whoever has waited longest, so nobody waits for ever.
+        Every so often it is the least work left however urgent, and whoever has waited longest, so nobody waits for
+        ever.
         """
         self._turns += 1
         if self._turns % _FAIR_TURN == 0:
             return min(runnable, key=lambda job: job.runnable_since)
+        if self._turns % _PEERS_TURN == 0:
+            return min(runnable, key=lambda job: job.work_left)
         return min(runnable, key=lambda job: (job.priority, job.work_left))
 
     def _deliver(self, job: _Job, output: Events | Exception) -> None:

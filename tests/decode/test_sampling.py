@@ -7,7 +7,7 @@ import torch
 
 from common.errors import InvalidRequestError
 from services.decode.answer import Answer
-from services.decode.choice import choose_tokens, uniform
+from services.decode.choice import choose_tokens
 from services.decode.sampling import Sampling
 
 
@@ -93,13 +93,27 @@ def test_a_choice_does_not_depend_on_its_neighbours() -> None:
     assert together == alone
 
 
-def test_seed_and_step_give_different_numbers_in_the_unit_interval() -> None:
-    numbers = [uniform(seed, step) for seed in (0, 1, 2**64 - 1) for step in range(2000)]
-    assert len(set(numbers)) == len(numbers)
-    assert min(numbers) >= 0
-    assert max(numbers) < 1
-    assert sum(numbers) / len(numbers) == pytest.approx(0.5, abs=0.02)
-    assert uniform(42, 7) == uniform(42, 7)
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 50}, {"top_p": 0.95}, {"min_p": 0.02}, {"top_k": 2000, "top_p": 0.9}]
+)
+def test_a_last_bit_does_not_decide(options: dict[str, object]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(400, 4096, generator=generator)
+    nearly = logits + 1e-4 * torch.randn(logits.shape, generator=generator)
+    answers = [at_step(step % 16, sampling(seed=step, **options)) for step in range(len(logits))]
+    chosen, again = choose_tokens(logits, answers), choose_tokens(nearly, answers)
+    assert sum(token != other for token, other in zip(chosen, again, strict=True)) <= 1
+
+
+def test_tokens_that_are_equal_stay_or_go_together() -> None:
+    counts = draw([1.0, *[0.0] * 4, -9.0], 4000, top_k=2)
+    assert set(counts) == {0, 1, 2, 3, 4}
+
+
+def test_filters_may_leave_most_of_a_large_vocabulary() -> None:
+    flat = [0.0] * 4000 + [-20.0] * 4000
+    assert max(draw(flat, 200, top_p=0.999)) < 4000
+    assert len(draw(flat, 200, top_k=3000)) > 150
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -69,26 +70,26 @@ async def test_memory_goes_to_the_most_urgent_then_to_who_came_first(queue: Queu
     assert queue.order == ["urgent", "first", "second", "later"]
 
 
-async def test_nobody_slips_past_one_as_urgent_who_needs_more(queue: Queue) -> None:
+async def test_who_fits_passes_one_who_needs_more(queue: Queue) -> None:
     async with AsyncExitStack() as held:
         await held.enter_async_context(queue.scheduler.reserve([HALF], 1))
         big = await queue.enter("big", ALL)
-        small = await queue.enter("small", HALF)
-        assert not queue.order
-        urgent = await queue.enter("urgent", HALF, priority=-1)
-        await urgent
-        assert queue.order == ["urgent"], "what is more urgent does"
-    await asyncio.gather(big, small)
-    assert queue.order == ["urgent", "big", "small"]
-
-
-async def test_when_the_first_gives_up_the_next_has_its_turn(queue: Queue) -> None:
-    async with queue.scheduler.reserve([HALF], 1):
-        big = await queue.enter("big", ALL)
-        small = await queue.enter("small", HALF)
-        big.cancel()
-        await small
+        await (await queue.enter("small", HALF))
         assert queue.order == ["small"]
+    await big
+    assert queue.order == ["small", "big"]
+
+
+async def test_who_has_waited_too_long_goes_first_however_urgent_others_are(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.decode.admission._PATIENCE_SECONDS", 0.05)
+    async with queue.full():
+        patient = await queue.enter("patient", ALL, priority=3)
+        await asyncio.sleep(0.1)
+        urgent = await queue.enter("urgent", ALL, priority=-9)
+    await asyncio.gather(patient, urgent)
+    assert queue.order == ["patient", "urgent"]
 
 
 async def test_memory_freed_while_a_request_gives_up_goes_to_the_next(queue: Queue) -> None:
@@ -117,18 +118,16 @@ async def test_more_tokens_than_may_wait_are_refused(queue: Queue) -> None:
 
 
 async def test_a_full_worker_says_so_and_when_to_come_again(model: DecoderModel, start_workers: StartWorkers) -> None:
-    workers = await start_workers(model, max_running=1, max_waiting_tokens=300)
-    holder = workers.stub.Generate(workers.request(PROMPT, 800))
-    await holder.read()
-    two = [asyncio.create_task(workers.tokens(workers.request(PROMPT, 5))) for _ in range(2)]
-    (refused,), (waiting,) = await asyncio.wait(two, return_when=asyncio.FIRST_COMPLETED)
-    error = refused.exception()
-    assert isinstance(error, grpc.aio.AioRpcError)
-    assert "max_waiting_tokens" in str(error.details())
-    overloaded = from_rpc(error)
-    assert isinstance(overloaded, OverloadedError)
-    assert overloaded.retry_after_seconds == 1
-    holder.cancel()
+    workers = await start_workers(model, num_blocks=LAYERS * 20, max_waiting_tokens=300)
+    async with workers.decode.reserve([[20 * 16] * LAYERS], 1):
+        two = [asyncio.create_task(workers.tokens(workers.request(PROMPT, 5))) for _ in range(2)]
+        (refused,), (waiting,) = await asyncio.wait(two, return_when=asyncio.FIRST_COMPLETED)
+        error = refused.exception()
+        assert isinstance(error, grpc.aio.AioRpcError)
+        assert "max_waiting_tokens" in str(error.details())
+        overloaded = from_rpc(error)
+        assert isinstance(overloaded, OverloadedError)
+        assert overloaded.retry_after_seconds == 1
     assert len(await waiting) == 5
     await workers.until_idle()
 
@@ -146,9 +145,13 @@ async def test_a_full_prefill_worker_is_passed_on_as_such(model: DecoderModel, s
 
 
 async def test_the_least_urgent_answer_gives_way_when_memory_runs_out(
-    model: DecoderModel, start_workers: StartWorkers, caplog: pytest.LogCaptureFixture
+    model: DecoderModel,
+    start_workers: StartWorkers,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    caplog.set_level(logging.INFO, logger="services.decode.scheduler")
+    monkeypatch.setattr("services.decode.admission._PATIENCE_SECONDS", math.inf)
+    caplog.set_level(logging.INFO, logger="services.decode.admission")
     roomy = await start_workers(model)
     expected = await roomy.tokens(roomy.request(PROMPT, 400))
     workers = await start_workers(model, num_blocks=LAYERS * 38 * 2)
@@ -164,13 +167,11 @@ async def test_the_least_urgent_answer_gives_way_when_memory_runs_out(
 
 
 async def test_the_deadline_ends_what_waits_for_memory(model: DecoderModel, start_workers: StartWorkers) -> None:
-    workers = await start_workers(model, max_running=1)
-    holder = workers.stub.Generate(workers.request(PROMPT, 800))
-    await holder.read()
-    with pytest.raises(grpc.aio.AioRpcError) as late:
-        await workers.stub.Generate(workers.request(PROMPT, 5), timeout=0.2).read()
-    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    holder.cancel()
+    workers = await start_workers(model, num_blocks=LAYERS * 20)
+    async with workers.decode.reserve([[20 * 16] * LAYERS], 1):
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await workers.stub.Generate(workers.request(PROMPT, 5), timeout=0.2).read()
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await workers.until_idle()
 
 

@@ -227,7 +227,7 @@ async def test_parameters_reach_decode(gateway: Gateway) -> None:
         min_p=0.25,
         stop_token_ids=[5, 6],
         ignore_eos=True,
-        priority=-3,
+        priority=3,
         structkv={"kv_retention": 0.4, "struct_retention": 1, "method": "full"},
         some_future_field={"a": 1},
     )
@@ -236,7 +236,7 @@ async def test_parameters_reach_decode(gateway: Gateway) -> None:
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (7, 0, 0.5, 0)
     assert sampling.min_p == 0.25
     assert list(sampling.stop_token_ids) == [5, 6]
-    assert request.priority == -3
+    assert request.priority == 3
     assert (request.selection.kv_retention, request.selection.struct_retention) == (0.4, 1.0)
     assert (request.selection.method, request.selection.codec) == ("full", "int8")
 
@@ -292,6 +292,7 @@ async def test_the_newer_name_for_max_tokens_wins(gateway: Gateway) -> None:
         ({"priority": 2**31}, "priority"),
         ({"priority": -(2**31) - 1}, "priority"),
         ({"priority": 0.5}, "priority"),
+        ({"priority": -1}, "priority"),
         ({"stop": [""]}, "stop.0"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"stop": 5}, "stop"),

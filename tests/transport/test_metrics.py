@@ -9,6 +9,7 @@ import pytest
 from common.model.decoder import DecoderModel
 from common.skeleton.selection import Selection
 from common.transport.redis_store import RedisStore
+from services.decode.pool import BLOCK_TOKENS
 from services.prefill.faults import Faults
 from tests.conftest import StartWorkers, Workers
 from tests.samples import Samples, changes, of_registry
@@ -129,15 +130,15 @@ async def test_a_client_that_leaves_leaves_no_trace_in_the_gauges(start) -> None
 
 
 async def test_gauges_tell_of_who_waits_and_who_was_swapped_out(start) -> None:
-    watched = await start(max_running=1)
-    first = watched.workers.stub.Generate(watched.workers.request(PROMPT, 300, SKELETON))
-    await first.read()
-    second = asyncio.create_task(watched.workers.generate(watched.workers.request(PROMPT, 2, SKELETON)))
-    async with asyncio.timeout(10):
-        while not (during := of_registry(watched.workers.decode_registry))["structkv_num_requests_waiting"]:
-            await asyncio.sleep(0.001)
-    assert during["structkv_num_requests_running"] == 1
-    first.cancel()
+    watched = await start()
+    pool = watched.workers.decode_engine.pool
+    slots = [[pool.allocator.num_blocks // 6 * BLOCK_TOKENS] * 6]
+    async with watched.workers.decode.reserve(slots, 1):
+        second = asyncio.create_task(watched.workers.generate(watched.workers.request(PROMPT, 2, SKELETON)))
+        async with asyncio.timeout(10):
+            while not (during := of_registry(watched.workers.decode_registry))["structkv_num_requests_waiting"]:
+                await asyncio.sleep(0.001)
+        assert during["structkv_num_requests_running"] == 1
     await second
     assert of_registry(watched.workers.decode_registry)["structkv_num_requests_waiting"] == 0
 

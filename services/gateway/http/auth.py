@@ -4,11 +4,11 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
-from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.gateway.http.api_keys import ApiKey
 from services.gateway.http.context import request_id_of
 from services.gateway.http.errors import InvalidApiKeyError, refuse
 
@@ -17,25 +17,32 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 
 
 class ApiKeyMiddleware:
-    """Answers 401 to requests without a known key. Digests are kept and compared, never the keys."""
+    """Answers 401 to requests without a known key, and notes how urgent a known one's may be.
 
-    def __init__(self, app: ASGIApp, keys: Sequence[SecretStr]) -> None:
+    Digests are kept and compared, never the keys.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
         self._app = app
-        self._digests = tuple(_digest(key.get_secret_value()) for key in keys)
+        self._digests = tuple((_digest(key.secret.get_secret_value()), key) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._knows(_bearer_token(scope)):
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        if (key := self._known(_bearer_token(scope))) is not None:
+            scope.setdefault("state", {})["most_urgent_priority"] = key.priority
             await self._app(scope, receive, send)
             return
         error = InvalidApiKeyError("the API key is missing or unknown; send it as 'Authorization: Bearer KEY'")
         await refuse(error, request_id_of(Request(scope)))(scope, receive, send)
 
-    def _knows(self, token: str) -> bool:
+    def _known(self, token: str) -> ApiKey | None:
         # All are compared, so the time tells neither which key matched nor how much of one did.
         digest = _digest(token)
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return any(matches)
+        matches = [key for known, key in self._digests if hmac.compare_digest(digest, known)]
+        return matches[0] if matches else None
 
 
 def _digest(key: str) -> bytes:

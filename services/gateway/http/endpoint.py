@@ -2,11 +2,11 @@
 
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
 from common.settings import EnvironmentSettings
 from common.tls import PemFile, check_key_pair
-from services.gateway.http.api_keys import ApiKeys, ApiKeysFile
+from services.gateway.http.api_keys import ApiKey, ApiKeys, ApiKeysFile
 from services.gateway.http.cors import Origins
 
 
@@ -18,7 +18,9 @@ class EndpointSettings(EnvironmentSettings):
         description="keys that clients send, separated by commas; flags show in process lists, so use the variable",
     )
     api_keys_file: ApiKeysFile = Field(
-        default=(), description="file with a key a line, # for comments; adds to api_keys"
+        default=(),
+        description="file with a key a line, # for comments; adds to api_keys. `KEY priority=-10` lets a key ask for "
+        "more than most_urgent_priority, or for less",
     )
     cors_origins: Origins = Field(
         default=(), description="web pages' origins that may ask from a browser, separated by commas; * is any"
@@ -29,7 +31,7 @@ class EndpointSettings(EnvironmentSettings):
     http_tls_key: PemFile | None = Field(default=None, description="PEM file of its private key")
 
     @property
-    def all_api_keys(self) -> tuple[SecretStr, ...]:
+    def all_api_keys(self) -> tuple[ApiKey, ...]:
         """The keys of both settings; empty if everybody is served."""
         return self.api_keys + self.api_keys_file
 

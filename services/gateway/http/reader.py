@@ -2,6 +2,7 @@
 
 from fastapi import Request
 
+from common.errors import InvalidRequestError
 from services.gateway.http.body import BodyReader
 from services.gateway.http.context import context_of
 from services.gateway.http.deadline import timeout_seconds
@@ -12,11 +13,12 @@ from services.gateway.http.in_flight import place_of
 class RequestReader:
     """Reads requests' bodies."""
 
-    def __init__(self, timeout_seconds: float, bodies: BodyReader, drain: Drain) -> None:
-        """Take how long a request may take, and who reads bodies."""
+    def __init__(self, timeout_seconds: float, bodies: BodyReader, drain: Drain, *, most_urgent_priority: int) -> None:
+        """Take how long a request may take, who reads bodies, and how urgent anybody's request may be."""
         self._timeout_seconds = timeout_seconds
         self._bodies = bodies
         self._drain = drain
+        self._most_urgent_priority = most_urgent_priority
 
     def deadline(self, http: Request) -> float:
         """Return when the request's time is over, on the monotonic clock; raise InvalidRequestError."""
@@ -31,3 +33,16 @@ class RequestReader:
         self._drain.check()  # with the body read, or closing the connection would take the refusal with it
         place_of(http).take()
         return raw
+
+    def priority(self, http: Request, asked: int | None) -> int:
+        """Return how urgent a request is; who says nothing is as urgent as may be, but no more than 0.
+
+        Raises InvalidRequestError for more than the operator leaves to this key, or to everybody.
+        """
+        own: int | None = getattr(http.state, "most_urgent_priority", None)
+        most_urgent = self._most_urgent_priority if own is None else own
+        if asked is not None and asked < most_urgent:
+            raise InvalidRequestError(
+                f"priority {asked} is more urgent than you may ask for: {most_urgent} or higher", param="priority"
+            )
+        return max(0, most_urgent) if asked is None else asked

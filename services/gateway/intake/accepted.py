@@ -16,6 +16,7 @@ class AcceptedRequest:
     Attributes:
         requests: one for each prompt; all have the same parameters.
         n: answers for each prompt.
+        priority: that the client asks for; None if it says nothing.
         continues: whether answers go on in their prompts' own texts.
         echoes: for each prompt the text that goes in front of its answers.
         stop: strings that end an answer.
@@ -31,6 +32,7 @@ class AcceptedRequest:
 
     requests: Sequence[decode_pb2.GenerateRequest]
     n: int
+    priority: int | None
     continues: bool
     echoes: Sequence[str]
     stop: Sequence[str]
@@ -51,6 +53,7 @@ def accepted(
     return AcceptedRequest(
         requests=requests,
         n=body.n,
+        priority=body.priority if "priority" in body.model_fields_set else None,
         continues=prompts[0].continues,
         echoes=[_echo(body, prompt, place, model) for place, prompt in enumerate(prompts)],
         stop=body.stop,

@@ -57,7 +57,6 @@ def plan(
         selection=_selection(body, prompt, defaults).to_pb(),
         sampling=_sampling(body, prompt, model, seed),
         answers=[decode_pb2.AnswerSoFar() for _ in range(body.n)],
-        priority=body.priority,
     )
 
 

@@ -13,7 +13,7 @@ FIRST, SECOND = "key-of-anna-0123456789", "key-of-bert-0123456789"
 
 
 def keys(**settings: object) -> list[str]:
-    return [key.get_secret_value() for key in GatewaySettings(**WORKERS, **settings).all_api_keys]
+    return [key.secret.get_secret_value() for key in GatewaySettings(**WORKERS, **settings).all_api_keys]
 
 
 def test_without_keys_everybody_is_served() -> None:
@@ -55,7 +55,24 @@ def test_a_weak_key_is_refused_by_name_and_not_quoted(value: str, fault: str) ->
     assert not value.strip(" ,") or value not in str(refusal.value)
 
 
-@pytest.mark.parametrize(("content", "fault"), [("# nothing\n", "holds no key"), ("short\n", "fewer than 16")])
+def test_a_line_may_say_how_urgent_a_key_is(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"{FIRST} priority=-10\n{SECOND}\tpriority=5 \n{FIRST}x\n")
+    settings = GatewaySettings(**WORKERS, api_keys_file=file)
+    assert [key.priority for key in settings.all_api_keys] == [-10, 5, None]
+    assert keys(api_keys_file=file) == [FIRST, SECOND, f"{FIRST}x"]
+    assert FIRST not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("# nothing\n", "holds no key"),
+        ("short\n", "fewer than 16"),
+        (f"{FIRST}\n{SECOND} priority=high\n", "key 2 is not 'KEY' or 'KEY priority=NUMBER'"),
+        (f"{FIRST} urgent\n", "key 1 is not"),
+    ],
+)
 def test_a_file_without_good_keys_is_refused(tmp_path: Path, content: str, fault: str) -> None:
     file = tmp_path / "keys"
     file.write_text(content)

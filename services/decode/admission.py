@@ -1,0 +1,167 @@
+"""Who has KV memory: answers wait for it, hold it, and give way to each other.
+
+Everyone's order is their `Rank`. Who does not fit is passed over by who does; after _PATIENCE_SECONDS, what came later
+gives way to it. So no request keeps all others waiting, and none waits for ever.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from common.errors import UnavailableError
+from common.token_bound import TokenBound
+from services.decode.group import Group, Member
+from services.decode.pool import KVPool
+
+_PATIENCE_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """The members in the pool, those swapped out, and the requests that wait; called between two steps, or for more
+    room than there was.
+    """
+
+    def __init__(self, pool: KVPool, max_waiting_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pool = pool
+        self._bound = TokenBound("max_waiting_tokens", max_waiting_tokens)
+        self._clock = clock
+        self.waiting: list[Group] = []
+        self.resident: list[Member] = []
+        self.swapped: list[Member] = []
+
+    def enter(self, group: Group) -> None:
+        """Have a request wait; raise OverloadedError if too many tokens do."""
+        self._bound.enter(group.prompt_tokens)
+        self.waiting.append(group)
+
+    def withdraw(self, group: Group) -> None:
+        """Take a request that waits out of the queue."""
+        self.waiting.remove(group)
+        self._bound.leave(group.prompt_tokens)
+
+    def free(self, member: Member) -> None:
+        """Take a member's memory back, in the pool and out of it; it is no more."""
+        if member in self.swapped:
+            self.swapped.remove(member)
+        if member in self.resident and member.kv is not None:
+            self.resident.remove(member)
+            self._pool.free(member.kv)
+        if member in member.group.members:
+            member.group.members.remove(member)
+
+    def admit(self, *, may_swap_out: bool) -> None:
+        """Give memory to those without, in their order; between two steps also what others have to give up for it."""
+        self._note_overdue()
+        for member in sorted([*(group.members[0] for group in self.waiting), *self.swapped], key=_rank):
+            needed = self._pool.blocks_needed(_needed(member))
+            if may_swap_out:
+                self._make_way(member, needed)
+            if needed <= self._pool.allocator.num_free:
+                self._bring_in(member)
+
+    def make_room(self, member: Member) -> bool:
+        """Have the last in order give way until a member can append; return whether it is still in the pool."""
+        assert member.sequence is not None
+        needed = self._pool.blocks_to_append(member.sequence.kv, member.sequence.tokens_to_append)
+        while member in self.resident and needed > self._pool.allocator.num_free:
+            self._give_up(max(filter(_may_move, self.resident), key=_rank))
+        return member in self.resident
+
+    def _note_overdue(self) -> None:
+        now = self._clock()
+        for group in self._idle():
+            if now - group.idle_since > _PATIENCE_SECONDS:
+                group.is_overdue = True
+
+    def _idle(self) -> list[Group]:
+        """Return the requests of which nothing is in the pool."""
+        first_swapped = [member.group for member in self.swapped if member.group.members[0] is member]
+        return [*self.waiting, *first_swapped]
+
+    def _make_way(self, member: Member, needed: int) -> None:
+        """Have those give way who must, the last first, if it is enough together."""
+        yielding = sorted((m for m in self.resident if _may_move(m) and m.yields_to(member)), key=_rank)
+        allocator = self._pool.allocator
+        freed = allocator.num_freed([block for m in yielding for block in _blocks(m)])
+        if allocator.num_free + freed < needed:
+            return
+        while needed > allocator.num_free:
+            self._give_up(yielding.pop())
+
+    def _bring_in(self, member: Member) -> None:
+        if member.swapped is None:
+            self._grant(member.group)
+            return
+        self.swapped.remove(member)
+        self.resident.append(member)
+        member.group.members.sort(key=lambda sibling: sibling not in self.resident)
+        assert member.kv is not None
+        try:
+            self._pool.swap_in(member.kv, member.swapped)
+        except (MemoryError, RuntimeError) as error:  # torch's own error for memory is the latter
+            self._lose(member, error)
+        else:
+            member.swapped = None
+
+    def _grant(self, group: Group) -> None:
+        """Give a request's first answer its memory, and as many of the others as there is room for."""
+        self.withdraw(group)
+        for member in group.members:
+            if not self._pool.fits(member.tokens):
+                break
+            member.kv = self._pool.allocate(member.tokens)
+            self.resident.append(member)
+        if not group.granted.done():  # else it was cancelled, and is about to leave
+            group.granted.set_result(None)
+
+    def _give_up(self, member: Member) -> None:
+        """Take a member out of the pool: what it has written goes to host memory."""
+        self.resident.remove(member)
+        assert member.kv is not None
+        if member.sequence is None:  # it has not begun, and will do so as a copy of the first answer
+            self._pool.free(member.kv)
+            member.kv = None
+            return
+        extra = {"num_running": len(self.resident), "priority": member.group.priority}
+        member.group.context.run(logger.info, "sequence swapped out", extra=extra)
+        try:
+            member.swapped = self._pool.swap_out(member.kv)
+        except (MemoryError, RuntimeError) as error:
+            self.resident.append(member)
+            self._lose(member, error)
+            return
+        self.swapped.append(member)
+        if member.group.members[0] is member:
+            member.group.idle_since = self._clock()
+
+    def _lose(self, member: Member, error: Exception) -> None:
+        """End a request for which there is no host memory: another worker may have some."""
+        logger.error("no host memory for what is swapped", extra={"error": str(error)})
+        failure = UnavailableError("the worker has no host memory for what gives way")
+        member.group.events.put_nowait(failure)
+        self.free(member)
+
+
+def _rank(member: Member) -> tuple[bool, int, int, int]:
+    return member.rank
+
+
+def _needed(member: Member) -> list[int]:
+    """Return the slots that a member without memory has to get, by layer."""
+    if member.swapped is None:
+        return member.tokens
+    assert member.sequence is not None
+    more = max(1, member.sequence.tokens_to_append)
+    return [keys.shape[0] + more for keys, _ in member.swapped.layers]
+
+
+def _may_move(member: Member) -> bool:
+    """Tell whether a member can be taken out of the pool: not the answer into which a skeleton is being loaded."""
+    return member.sequence is not None or member.group.members[0] is not member
+
+
+def _blocks(member: Member) -> Iterable[int]:
+    assert member.kv is not None
+    return (block for table in member.kv.tables for block in table.blocks)
