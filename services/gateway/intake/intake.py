@@ -20,6 +20,8 @@ from services.gateway.text_model import TextModel
 
 QUICK_BYTES = 8 * 1024
 """Up to this length the worst body takes a few milliseconds, and is read where it is."""
+_WAIT_PER_QUICK_BYTE = 1 / 1024
+"""Seconds: behind hundreds of bodies of that length, one of an eighth of it still comes soon."""
 SHORT_BYTES = 64 * 1024
 """Up to this length a body takes a moment, unless it is wicked."""
 _MAX_QUEUED_BODIES = 4
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Intake:
-    """Reads requests: small ones in a thread, one after the other, and all others in processes of low priority.
+    """Reads requests: small ones in a thread, the smallest first, and all others in processes of low priority.
 
     Short ones and long ones have processes of their own. How long a short one takes is not known before, for it may
     have a grammar. So it has a turn, after which it goes behind the others that wait, and is read anew in a turn twice
@@ -59,6 +61,7 @@ class Intake:
         self._metrics = metrics
         self._max_bytes = max_bytes
         self._thread = ThreadPoolExecutor(1, "intake")
+        self._quick = Places(1)
         self._short, self._long = Places(processes), Places(processes)
         self._queued: dict[object, tuple[float, int]] = {}
 
@@ -96,13 +99,17 @@ class Intake:
         try:
             async with asyncio.timeout_at(deadline):
                 if len(job.body) <= QUICK_BYTES:
-                    loop = asyncio.get_running_loop()
-                    result = await loop.run_in_executor(self._thread, do_if_quick, job, self._model)
+                    result = await self._in_thread(job)
                     if result is not None:
                         return result
                 return await self._in_process(job, streams)
         except TimeoutError:
             raise DeadlineError("the request was not read within its time") from None
+
+    async def _in_thread(self, job: Job) -> Result | None:
+        async with self._quick.taken(time.monotonic() + len(job.body) * _WAIT_PER_QUICK_BYTE):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, do_if_quick, job, self._model)
 
     async def _in_process(self, job: Job, streams: "asyncio.Future[bool]") -> Result:
         began, size = time.monotonic(), len(job.body)
