@@ -55,7 +55,8 @@ class Plan:
 
 def run(plan: Plan) -> int:
     """Start everything, wait for Ctrl-C or SIGTERM, stop everything; return the exit code."""
-    console = Console(file=take_over_stderr(), highlight=False, soft_wrap=True)
+    take_over_stderr()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         _check_ports(plan)
         asyncio.run(_run(plan, console))

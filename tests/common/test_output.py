@@ -126,7 +126,8 @@ async def ready():
     return True
 
 async def main():
-    console = Console(file=take_over_stderr())
+    take_over_stderr()
+    console = Console(stderr=True)
     async with Supervisor(lambda line: console.print(line)) as supervisor:
         child = "open({str(tmp_path / "starts")!r}, 'a').write('x'); import time; time.sleep(0.2)"
         await supervisor.start(Service("child", ["{sys.executable}", "-c", child], ready))

@@ -88,4 +88,4 @@ async def test_a_request_that_fails_everywhere_takes_no_worker_from_the_others(s
     assert await ask_often(client, 40) == [ANSWER] * 40
     attack.cancel()
     for worker in workers:
-        assert sum(asked.request_id != "poison" for asked in worker.requests) > 10
+        assert sum(asked.request_id != "poison" for asked in worker.requests) >= 5
