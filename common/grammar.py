@@ -85,7 +85,9 @@ def _check_schema(schema: object) -> None:
         references += "$ref" in node
         _check_optional(node)
         multiple = node.get("multipleOf")
-        if type(multiple) in {int, float} and 0 < multiple < math.inf:  # llguidance says what is wrong with others
+        if not isinstance(multiple, int | float) or isinstance(multiple, bool):
+            continue  # llguidance says what is wrong with it
+        if 0 < multiple < math.inf:
             multiples.append(Fraction(repr(multiple) if isinstance(multiple, float) else multiple))
     if references > _MAX_REFERENCES:
         raise GrammarError(f"a JSON schema may have {_MAX_REFERENCES} $ref")

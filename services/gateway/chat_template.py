@@ -100,7 +100,7 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except (jinja2.TemplateError, TypeError, RecursionError) as error:
             raise InvalidRequestError(
                 f"the model's chat template refuses the messages: {error}", param="messages"
             ) from error

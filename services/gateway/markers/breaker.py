@@ -47,9 +47,10 @@ class Breaker:
 
     def message(self, message: ChatMessage) -> ChatMessage:
         """Return a message with its texts broken. What an assistant has said keeps the markers that models write."""
-        if message["role"] != "assistant":
-            return self.value(message)
-        return {**self.value(message), "content": self._broken_answer(message["content"])}
+        broken: ChatMessage = self.value(message)
+        if message["role"] == "assistant":
+            broken["content"] = self._broken_answer(message["content"])
+        return broken
 
     def value(self, value: Any, key: str = "") -> Any:
         """Return any part of a conversation with its texts broken, names of objects' members too."""
