@@ -108,7 +108,7 @@ class BoundedProtocol(H11Protocol):
         else:
             self._receiving.stop()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
         """Go on with an answer whose client has closed its side only; tell whether the connection stays."""
         if is_ssl(self.transport) or not self._is_answering:  # asyncio knows no half-closed TLS
             self._await_reader()
