@@ -182,6 +182,7 @@ async def test_nobody_reads_on_for_a_client_that_has_given_up(end: str) -> None:
 @pytest.mark.parametrize("killed", ["process", "server"])
 async def test_a_process_that_dies_fails_its_own_request_only(killed: str) -> None:
     path, endless = attacks()["grammar"]
+    endless += b" " * MB  # which has more time
     async with attacked() as gateway, victims(gateway):
         asking = asyncio.create_task(post(gateway, path, endless))
         await until(lambda: is_reading(gateway))

@@ -59,7 +59,7 @@ async def test_answers_and_errors_may_be_read_by_the_page(
     statuses = []
     for headers, sent in ((known, body), ({"Origin": PAGE}, body), (known, {}), (known, body)):
         if len(statuses) == 3:
-            monkeypatch.setattr("services.gateway.handler.plan_all", broken)
+            monkeypatch.setattr("services.gateway.intake.work.plan_all", broken)
         answer = await gateway.http.post("/v1/completions", json=sent, headers=headers)
         statuses.append(answer.status_code)
         assert answer.headers["access-control-allow-origin"] == PAGE

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from common.settings import DEFAULT_MODEL
 from tests.gateway.conftest import StartGateway
 
 ANNA, BERT, CARL = "key-of-anna-0123456789", "key-of-bert-0123456789", "key-of-carl-0123456789"
@@ -26,7 +27,7 @@ async def test_a_key_has_its_own_bound_or_everybodys(
 ) -> None:
     (tmp_path / "keys").write_text(f"{ANNA} priority=-10\n{BERT} priority=5\n{CARL}\n")
     gateway = await start_gateway(api_keys_file=tmp_path / "keys", most_urgent_priority=-2)
-    body = {"prompt": "Once", "priority": priority}
+    body = {"model": DEFAULT_MODEL, "prompt": "Once", "priority": priority}
     headers = {"Authorization": f"Bearer {key}"}
     response = await gateway.http.post("/v1/completions", json=body, headers=headers)
     assert response.status_code == status
@@ -41,6 +42,8 @@ async def test_a_key_with_a_less_urgent_bound_must_say_so(tmp_path: Path, start_
     (tmp_path / "keys").write_text(f"{BERT} priority=5\n")
     gateway = await start_gateway(api_keys_file=tmp_path / "keys")
     headers = {"Authorization": f"Bearer {BERT}"}
-    response = await gateway.http.post("/v1/completions", json={"prompt": "Once"}, headers=headers)
+    response = await gateway.http.post(
+        "/v1/completions", json={"model": DEFAULT_MODEL, "prompt": "Once"}, headers=headers
+    )
     assert response.status_code == 200
     assert gateway.decode.request.priority == 5

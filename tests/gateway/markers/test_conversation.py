@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from common.errors import InvalidRequestError
 from services.gateway.chat_template import ChatTemplate
+from services.gateway.markers.breaker import unused_character
 from services.gateway.text_model import TextModel
 from tests.gateway.markers.kinds import BOS, CALL, END, KINDS, START, byte_level, nfkc_lowercase
 
@@ -180,7 +181,7 @@ def test_the_closing_tokens_are_counted_behind_words_that_look_like_markers() ->
 def test_a_text_with_every_character_is_refused() -> None:
     text = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     with pytest.raises(InvalidRequestError, match="every character"):
-        chat(byte_level(), [user(text)])
+        unused_character(text)
 
 
 def test_calls_nested_without_end_are_refused() -> None:
