@@ -125,6 +125,10 @@ async def metrics(gateway: Running) -> str:
     return (await gateway.http.get("/metrics")).text
 
 
+async def tells(gateway: Running, line: str) -> bool:
+    return line in await metrics(gateway)
+
+
 async def post(gateway: Running, path: str, body: bytes, **headers: str) -> httpx.Response:
     return await gateway.http.post(path, content=body, headers=headers)
 
@@ -176,7 +180,7 @@ async def test_nobody_reads_on_for_a_client_that_has_given_up(end: str) -> None:
         else:
             assert (await asking).status_code == 504
         await until(lambda: is_idle(gateway))
-        assert 'structkv_intake_broken_off_total{reason="left"} 1.0' in await metrics(gateway)
+        await until(lambda: tells(gateway, 'structkv_intake_broken_off_total{reason="left"} 1.0'))
 
 
 @pytest.mark.parametrize("killed", ["process", "server"])
