@@ -19,8 +19,8 @@ class EndpointSettings(EnvironmentSettings):
     )
     api_keys_file: ApiKeysFile = Field(
         default=(),
-        description="file with a key a line, # for comments; adds to api_keys. `KEY priority=-10` lets a key ask for "
-        "more than most_urgent_priority, or for less",
+        description="file with a key a line, # for comments; adds to api_keys. `KEY priority=-10` sets a key's own "
+        "most_urgent_priority",
     )
     cors_origins: Origins = Field(
         default=(), description="web pages' origins that may ask from a browser, separated by commas; * is any"
