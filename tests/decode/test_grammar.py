@@ -252,20 +252,6 @@ async def test_a_model_without_a_tokenizer_refuses_grammars_with_the_reason(
     assert len(await workers.tokens(workers.request(PROMPT, 5))) == 5
 
 
-async def test_a_grammar_that_becomes_too_complex_fails_its_own_answer_alone(workers: Workers) -> None:
-    grammar = regex_grammar("(.*[a-f].{30}x|.*[a-e].{29}y)")
-    plain = workers.request(PROMPT, 100, temperature=1.0, seed=3)
-    alone = await workers.tokens(plain)
-    complex_answer, together = await asyncio.gather(
-        workers.tokens(request(workers, grammar, 400)), workers.tokens(plain), return_exceptions=True
-    )
-    assert together == alone
-    assert isinstance(complex_answer, grpc.aio.AioRpcError)
-    assert "grammar" in (complex_answer.details() or "")
-    assert complex_answer.code() is grpc.StatusCode.INVALID_ARGUMENT
-    await workers.until_idle()
-
-
 AMBIGUOUS = json.dumps({"grammars": [{"lark_grammar": 'start: start start | "a"'}]})
 
 
