@@ -207,7 +207,7 @@ def _add_health_routes(app: FastAPI, drain: Drain, *pools: WorkerPool) -> None:
 def _answer_heads(app: FastAPI) -> None:
     """Take HEAD wherever GET is. The server leaves the body out; the published document names each path once."""
     for route in app.routes:
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
 
 
