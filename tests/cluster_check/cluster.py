@@ -94,13 +94,12 @@ class Namespace:
         subsets = self.get("endpoints", service).get("subsets", [])
         return [address["ip"] for subset in subsets for address in subset.get("addresses", [])]
 
-    def rolled_out(self, *deployments: str) -> None:
-        """Wait until rollouts are complete; fail with what pods say for themselves."""
-        for name in deployments:
+    def rolled_out(self, *names: str) -> None:
+        """Wait until rollouts are complete, of Deployments unless the name says what else."""
+        for name in names:
             began = time.monotonic()
-            limit = f"--timeout={START_SECONDS}s"
-            said = self("rollout", "status", f"deployment/{name}", limit, seconds=START_SECONDS + 30)
-            assert "successfully rolled out" in said
+            kind = name if "/" in name else f"deployment/{name}"
+            self("rollout", "status", kind, f"--timeout={START_SECONDS}s", seconds=START_SECONDS + 30)
             print(f"  [{time.monotonic() - began:.0f} s] {name} is rolled out", flush=True)
 
 

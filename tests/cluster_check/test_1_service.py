@@ -53,8 +53,7 @@ def grown(demo: Namespace) -> Namespace:
             ],
         }
     )
-    demo("rollout", "status", "statefulset/redis", "--timeout=600s", seconds=630)
-    demo.rolled_out("redis-proxy", *SERVICES)
+    demo.rolled_out("statefulset/redis", "redis-proxy", *SERVICES)
     return demo
 
 
@@ -112,14 +111,13 @@ def test_a_primary_that_is_to_end_steps_down(grown: Namespace) -> None:
     [old] = primaries(grown)
     grown("delete", "pod", old, "--wait=false")
     until(lambda: [p for p in primaries(grown) if p != old], "another one is the primary before it has ended", 60)
-    grown("rollout", "status", "statefulset/redis", "--timeout=300s", seconds=330)
+    grown.rolled_out("statefulset/redis")
 
 
 def test_the_store_comes_back_from_the_loss_of_all_its_pods(grown: Namespace, client: Client) -> None:
     grown("delete", "pods", "--selector", "app.kubernetes.io/name=redis", "--grace-period=0", "--force")
     assert client.ask(fresh()).get("text"), "nobody needs the store to be answered"
-    grown("rollout", "status", "statefulset/redis", "--timeout=300s", seconds=330)
-    grown.rolled_out("redis-proxy")
+    grown.rolled_out("statefulset/redis", "redis-proxy")
     until(lambda: len(primaries(grown)) == 1, "one server is the primary", 120)
     until(lambda: client.ask(fresh()).get("text") and keys(grown) > 0, "skeletons go there", 120)
 
