@@ -126,8 +126,8 @@ async def serve(
     Calls beyond `max_rpcs` are refused with RESOURCE_EXHAUSTED. That includes health checks, so a worker that is
     full to this point is passed over. With `tls`, only peers whose certificates its authority signed are served.
     `main_loop` is the worker's scheduler and runs as long as the server. If it fails, so does the worker, with its
-    error: without it every call would hang. While it makes no progress, because a device hangs, say, the health check fails
-    and others get the requests.
+    error: without it every call would hang. While it makes no progress, because a device hangs, say, the health check
+    fails and others get the requests.
     """
     server = grpc.aio.server(
         options=_SERVER_OPTIONS, maximum_concurrent_rpcs=max_rpcs, interceptors=[TracingInterceptor()]

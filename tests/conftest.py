@@ -178,7 +178,8 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             client = PrefillClient(stall_seconds=stall_seconds)
             stack.push_async_callback(client.close)
             loader = SkeletonLoader(engine.pool, client, store, decode_metrics)
-            grammars = grammars or GrammarCompiler(None, obstacle="none was loaded")
+            grammars = grammars or GrammarCompiler(None)
+            stack.callback(grammars.close)
             decode_server = DecodeServer(engine, decode, loader, grammars, codecs, decode_metrics)
             decode_loop = asyncio.ensure_future(decode.run())
             decode_target = await stack.enter_async_context(

@@ -1,19 +1,15 @@
 """Grammars as the worker has them: what an answer may go on with comes from the process that follows its grammar."""
 
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from pathlib import Path
 
 from common.errors import GrammarError, OverloadedError, UnavailableError
 from services.decode.grammar_process import GrammarProcess, GrammarServer
 
 _MAX_PROCESSES = 64
 _MAX_REFUSED = 256
-
-logger = logging.getLogger(__name__)
 
 
 class Matcher:
@@ -45,33 +41,20 @@ class Matcher:
 
 
 class GrammarCompiler:
-    """Makes the matchers of answers; `obstacle` says why there can be none with this model, if so."""
+    """Makes the matchers of answers, a process for each grammar."""
 
-    def __init__(self, server: GrammarServer | None, obstacle: str = "") -> None:
-        """Take what forks processes, or why there is nothing to do so."""
+    def __init__(self, server: GrammarServer | None) -> None:
+        """Take what forks processes; without it, or where it cannot serve, there are no grammars."""
         self._server = server
-        self._obstacle = obstacle
+        self._obstacle = "there is no grammar server" if server is None else server.obstacle
         self._processes: OrderedDict[str, GrammarProcess] = OrderedDict()
         self._refused: OrderedDict[str, str] = OrderedDict()
         self._numbers = count()
 
-    @classmethod
-    def of_model(cls, folder: Path, vocab_size: int) -> "GrammarCompiler":
-        """Start the grammar server with the tokenizer in a model's folder."""
-        server = GrammarServer(folder, vocab_size)
-        if server.obstacle:
-            server.close()
-            extra = {"reason": server.obstacle}
-            logger.warning("no grammars: structured answers and forced tools are refused", extra=extra)
-            return cls(None, obstacle=server.obstacle)
-        return cls(server)
-
     def close(self) -> None:
-        """End all processes."""
+        """End all its processes."""
         for process in self._processes.values():
             process.kill(UnavailableError("the worker is going down"))
-        if self._server is not None:
-            self._server.close()
 
     @asynccontextmanager
     async def matchers(
@@ -127,10 +110,12 @@ class GrammarCompiler:
 
     async def _process(self, grammar: str) -> GrammarProcess:
         """Return the grammar's process, a new one if it has none."""
-        if self._server is None:
+        if self._server is None or self._obstacle:
             raise GrammarError(f"this model cannot follow a grammar: {self._obstacle}")
         if grammar in self._refused:
             raise GrammarError(self._refused[grammar])
+        if grammar in self._processes and self._processes[grammar].has_ended:
+            del self._processes[grammar]
         if grammar not in self._processes:
             self._make_room()
             process = await self._server.fork()

@@ -45,6 +45,11 @@ class GrammarServer:
         self.eos_token_ids: list[int] = []
         self._start()
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     async def fork(self) -> "GrammarProcess":
         """Return a new process; raise UnavailableError if there can be none."""
         ours, theirs = socket.socketpair()
@@ -60,12 +65,17 @@ class GrammarServer:
         self._control, theirs = socket.socketpair()
         command = [sys.executable, "-m", "services.decode.grammar_server", str(theirs.fileno()), *self._arguments]
         with theirs:
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(  # noqa: S603  our own program
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
         try:
             hello = self._read()
         except _GONE as error:
             raise UnavailableError("the grammar server does not start; its own words are above") from error
         self.obstacle, self.eos_token_ids = hello.get("obstacle", ""), hello.get("eos_token_ids", [])
+        if self.obstacle:
+            extra = {"reason": self.obstacle}
+            logger.warning("no grammars: structured answers and forced tools are refused", extra=extra)
 
     def _fork(self, connection: socket.socket) -> int:
         """Return the id of a new process that serves a connection."""
@@ -113,7 +123,7 @@ class GrammarProcess:
     @property
     def has_ended(self) -> bool:
         """Whether it is no more."""
-        return self._end is not None
+        return self._end is not None or self._reader.at_eof()
 
     async def ask(self, message: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Return a reply and the masks behind it; GrammarError if it takes too long, or the process has ended.
@@ -125,8 +135,13 @@ class GrammarProcess:
     def _begin(self, message: dict[str, Any]) -> "asyncio.Task[tuple[dict[str, Any], bytes]]":
         asking = asyncio.create_task(self._ask_in_turn(message))
         self._asking.add(asking)  # the loop itself keeps no hold of tasks
-        asking.add_done_callback(self._asking.discard)
+        asking.add_done_callback(self._forget)
         return asking
+
+    def _forget(self, asking: "asyncio.Task[tuple[dict[str, Any], bytes]]") -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # that nobody waits for it any more is no error
 
     async def _ask_in_turn(self, message: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         async with self._lock:

@@ -61,9 +61,7 @@ class GrammarFollower:
             self._seconds.pop(number, None)
         return {}, []
 
-    def _open(
-        self, grammar: str, max_tokens: int, answers: dict[str, list[int]]
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    def _open(self, grammar: str, max_tokens: int, answers: dict[str, list[int]]) -> tuple[dict[str, Any], list[bytes]]:
         """Begin answers, each past the tokens that it has so far. Those without any share their first mask."""
         if self._grammar is None:
             try:

@@ -21,6 +21,7 @@ from common.trace_export import exporting
 from common.transport.redis_store import open_store
 from services.decode.engine import DecodeEngine, pool_blocks
 from services.decode.grammar import GrammarCompiler
+from services.decode.grammar_process import GrammarServer
 from services.decode.metrics import DecodeMetrics
 from services.decode.needle_probe import finds_needles
 from services.decode.pool import BLOCK_TOKENS, KVPool
@@ -37,12 +38,12 @@ def run(settings: DecodeSettings) -> None:
     """Load the model and serve until a signal. Raises ModelLoadError if the model cannot be served."""
     configure("decode", settings.log_level)
     compute = compute_thread("decode", settings.threads)
-    engine, grammars, codecs = compute.submit(_load, settings).result()
+    engine, grammar_server, codecs = compute.submit(_load, settings).result()
     with exporting("decode"):
-        asyncio.run(_serve(settings, engine, grammars, codecs, compute))
+        asyncio.run(_serve(settings, engine, grammar_server, codecs, compute))
 
 
-def _load(settings: DecodeSettings) -> tuple[DecodeEngine, GrammarCompiler, tuple[str, ...]]:
+def _load(settings: DecodeSettings) -> tuple[DecodeEngine, GrammarServer, tuple[str, ...]]:
     """Return the engine, what compiles grammars for it, and the codecs in which it takes skeletons."""
     model = decoder.load(settings.model, device=settings.device, dtype=settings.dtype)
     num_blocks = pool_blocks(model, settings.kv_memory_gib, psutil.virtual_memory().available)
@@ -53,14 +54,14 @@ def _load(settings: DecodeSettings) -> tuple[DecodeEngine, GrammarCompiler, tupl
     engine = DecodeEngine(model, pool, backend=settings.attention_backend)
     folder = resolve(settings.model, weights=True)
     passed = finds_needles(engine, folder, "int4")
-    grammars = GrammarCompiler.of_model(folder, model.spec.vocab_size)
-    return engine, grammars, tuple(codec for codec in CODECS if passed or codec != "int4")
+    grammar_server = GrammarServer(folder, model.spec.vocab_size)
+    return engine, grammar_server, tuple(codec for codec in CODECS if passed or codec != "int4")
 
 
 async def _serve(
     settings: DecodeSettings,
     engine: DecodeEngine,
-    grammars: GrammarCompiler,
+    grammar_server: GrammarServer,
     codecs: Collection[str],
     compute: Executor,
 ) -> None:
@@ -77,6 +78,8 @@ async def _serve(
     prefill = PrefillClient(stall_seconds=settings.stall_seconds, tls=settings.tls)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(prefill.close)
+        grammars = GrammarCompiler(grammar_server)
+        stack.callback(grammar_server.close)
         stack.callback(grammars.close)
         store = await stack.enter_async_context(open_store(settings))
         loader = SkeletonLoader(engine.pool, prefill, store, metrics)

@@ -3,16 +3,20 @@
 import asyncio
 import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import jsonschema
+import psutil
 import pytest
 from tokenizers import Tokenizer
 
 from common.model.decoder import DecoderModel
 from common.pb import decode_pb2
 from services.decode.grammar import GrammarCompiler
+from services.decode.grammar_process import GrammarServer
 from tests.conftest import StartWorkers, Workers
 from tests.families import tiny_model
 from tests.tiny_tokenizer import EOS, TINY_VOCAB_SIZE, write_tiny_tokenizer
@@ -56,9 +60,16 @@ def tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[GrammarServer]:
+    server = GrammarServer(folder, TINY_VOCAB_SIZE)
+    yield server
+    server.close()
+
+
 @pytest.fixture
-async def workers(model: DecoderModel, folder: Path, start_workers: StartWorkers) -> Workers:
-    return await start_workers(model, grammars=GrammarCompiler.of_model(folder, TINY_VOCAB_SIZE))
+async def workers(model: DecoderModel, server: GrammarServer, start_workers: StartWorkers) -> Workers:
+    return await start_workers(model, grammars=GrammarCompiler(server))
 
 
 def request(workers: Workers, grammar: str, max_tokens: int = 150, **sampling: object) -> decode_pb2.GenerateRequest:
@@ -211,7 +222,9 @@ async def test_an_answer_so_far_that_does_not_follow_the_grammar_is_refused(
 async def test_a_model_without_a_tokenizer_refuses_grammars_with_the_reason(
     model: DecoderModel, tmp_path: Path, start_workers: StartWorkers
 ) -> None:
-    workers = await start_workers(model, grammars=GrammarCompiler.of_model(tmp_path, TINY_VOCAB_SIZE))
+    server = GrammarServer(tmp_path, TINY_VOCAB_SIZE)
+    workers = await start_workers(model, grammars=GrammarCompiler(server))
+    server.close()
     with pytest.raises(grpc.aio.AioRpcError, match=r"has no tokenizer\.json") as refused:
         await workers.tokens(request(workers, regex_grammar("a")))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -229,4 +242,79 @@ async def test_a_grammar_that_becomes_too_complex_fails_its_own_answer_alone(wor
     assert isinstance(complex_answer, grpc.aio.AioRpcError)
     assert "grammar" in (complex_answer.details() or "")
     assert complex_answer.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await workers.until_idle()
+
+
+AMBIGUOUS = json.dumps({"grammars": [{"lark_grammar": 'start: start start | "a"'}]})
+
+
+async def longest_pause(call: grpc.aio.UnaryStreamCall) -> float:
+    """Read a stream to its end; return the longest time between two of its tokens, in seconds."""
+    await call.read()
+    last, longest = time.monotonic(), 0.0
+    while await call.read() != grpc.aio.EOF:
+        now = time.monotonic()
+        last, longest = now, max(longest, now - last)
+    return longest
+
+
+async def test_an_answer_whose_grammar_takes_too_long_ends_and_others_go_on(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = request(workers, AMBIGUOUS, 900)
+    slow.answers.extend([decode_pb2.AnswerSoFar() for _ in range(4)])
+    attack = asyncio.create_task(workers.generate(slow))
+    quick = request(workers, schema_grammar(PERSON), 60)
+    for _ in range(3):
+        pause = await longest_pause(workers.stub.Generate(workers.request(PROMPT, 40)))
+        assert pause < 5
+        assert await workers.tokens(quick)
+    with pytest.raises(grpc.aio.AioRpcError, match="takes too long") as ended:
+        await attack
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await workers.until_idle()
+
+
+async def test_a_process_that_ends_takes_only_its_grammar_with_it(workers: Workers, server: GrammarServer) -> None:
+    call = workers.stub.Generate(request(workers, regex_grammar("[a-f]{800}"), 800))
+    await call.read()
+    (process,) = psutil.Process(server.pid).children()
+    other = asyncio.create_task(workers.tokens(request(workers, schema_grammar(PERSON), 150)))
+    process.kill()
+    with pytest.raises(grpc.aio.AioRpcError, match="process that followed it has ended") as ended:
+        await longest_pause(call)
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await other
+    assert await workers.tokens(request(workers, regex_grammar("[a-f]{8}")))
+
+
+async def test_the_server_is_started_again(model: DecoderModel, folder: Path, start_workers: StartWorkers) -> None:
+    server = GrammarServer(folder, TINY_VOCAB_SIZE)
+    workers = await start_workers(model, grammars=GrammarCompiler(server))
+    psutil.Process(server.pid).kill()
+    assert await workers.tokens(request(workers, regex_grammar("[a-f]{8}")))
+    server.close()
+
+
+async def test_what_was_refused_is_not_compiled_again(workers: Workers, server: GrammarServer) -> None:
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError, match="unclosed character class"):
+            await workers.tokens(request(workers, regex_grammar("[a-y")))
+    assert not psutil.Process(server.pid).children()
+
+
+async def test_as_many_grammars_as_there_may_be_make_room_for_others(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.decode.grammar._MAX_PROCESSES", 2)
+    for letter in "abcd":
+        assert await workers.tokens(request(workers, regex_grammar(f"{letter}{{3}}")))
+    calls = [workers.stub.Generate(request(workers, regex_grammar(f"{letter}{{800}}"), 800)) for letter in "ab"]
+    for call in calls:
+        await call.read()
+    with pytest.raises(grpc.aio.AioRpcError, match="2 grammars are in use") as refused:
+        await workers.tokens(request(workers, regex_grammar("e{3}")))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for call in calls:
+        call.cancel()
     await workers.until_idle()

@@ -1,7 +1,6 @@
 """Whose fault a failure is: a request that breaks the step fails alone, a worker that cannot compute ends."""
 
 import asyncio
-from collections.abc import Callable
 
 import grpc
 import pytest
@@ -54,7 +53,8 @@ async def test_a_request_that_breaks_the_step_fails_alone(
 async def test_a_worker_that_can_compute_nothing_ends_and_says_so_to_all(
     model: DecoderModel, start_workers: StartWorkers
 ) -> None:
-    workers = await start_workers(model, num_blocks=6 * 30)
+    prefill_model = DecoderModel(tiny_model("llama"), "tiny")
+    workers = await start_workers(model, num_blocks=6 * 30, prefill_model=prefill_model)
     running = [asyncio.create_task(workers.tokens(workers.request(PROMPT, 200))) for _ in range(6)]
     while workers.decode.num_running < 2:
         await asyncio.sleep(0.001)

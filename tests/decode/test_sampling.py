@@ -93,7 +93,9 @@ def test_a_choice_does_not_depend_on_its_neighbours() -> None:
     assert together == alone
 
 
-@pytest.mark.parametrize("options", [{}, {"top_k": 50}, {"top_p": 0.95}, {"min_p": 0.02}, {"top_k": 2000, "top_p": 0.9}])
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 50}, {"top_p": 0.95}, {"min_p": 0.02}, {"top_k": 2000, "top_p": 0.9}]
+)
 def test_a_last_bit_does_not_decide(options: dict[str, object]) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(400, 4096, generator=generator)

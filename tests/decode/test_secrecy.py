@@ -10,6 +10,7 @@ import pytest
 
 from common.model.decoder import DecoderModel
 from services.decode.grammar import GrammarCompiler
+from services.decode.grammar_process import GrammarServer
 from tests.conftest import StartWorkers
 from tests.tiny_tokenizer import TINY_VOCAB_SIZE, write_tiny_tokenizer
 
@@ -37,10 +38,12 @@ async def test_no_grammar_is_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     write_tiny_tokenizer(tmp_path)
-    workers = await start_workers(tiny("llama"), grammars=GrammarCompiler.of_model(tmp_path, TINY_VOCAB_SIZE))
+    server = GrammarServer(tmp_path, TINY_VOCAB_SIZE)
+    workers = await start_workers(tiny("llama"), grammars=GrammarCompiler(server))
     grammar = json.dumps({"grammars": [{"lark_grammar": "start: /secret[/"}]})
     with pytest.raises(grpc.aio.AioRpcError, match="secret"):
         await workers.generate(workers.request(PROMPT, 4, grammar=grammar))
+    server.close()
     assert "request refused" in caplog.text
     assert "secret" not in "".join(str(vars(record)) for record in caplog.records)
 

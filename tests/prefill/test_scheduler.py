@@ -82,7 +82,9 @@ async def test_an_urgent_prompt_goes_first_however_long(engine: Recording, sched
     short = asyncio.create_task(drain(scheduler, SHORT, priority=0))
     assert await urgent == 41
     behind = len(engine.turns) - engine.turns[::-1].index(len(LONG))
-    assert engine.turns[:behind].count(len(SHORT)) <= 1 + behind // 16 + behind // 4, "only what nobody is denied for ever"
+    assert engine.turns[:behind].count(len(SHORT)) <= 1 + behind // 16 + behind // 4, (
+        "only what nobody is denied for ever"
+    )
     assert await short == 41
 
 

@@ -17,8 +17,9 @@ class EndpointSettings(EnvironmentSettings):
         description="keys that clients send, separated by commas; flags show in process lists, so use the variable",
     )
     api_keys_file: ApiKeysFile = Field(
-        default=(), description="file with a key a line, # for comments; adds to api_keys. `KEY priority=-10` lets a key ask for more "
-        "than most_urgent_priority, or for less",
+        default=(),
+        description="file with a key a line, # for comments; adds to api_keys. `KEY priority=-10` sets a key's own "
+        "most_urgent_priority",
     )
     http_tls_cert: PemFile | None = Field(
         default=None, description="PEM file of the endpoint's certificate chain, for HTTPS"

@@ -11,7 +11,15 @@ ANNA, BERT, CARL = "key-of-anna-0123456789", "key-of-bert-0123456789", "key-of-c
 
 @pytest.mark.parametrize(
     ("key", "priority", "status"),
-    [(ANNA, -10, 200), (ANNA, -11, 400), (BERT, 5, 200), (BERT, 4, 400), (CARL, -2, 200), (CARL, -3, 400), (CARL, 9, 200)],
+    [
+        (ANNA, -10, 200),
+        (ANNA, -11, 400),
+        (BERT, 5, 200),
+        (BERT, 4, 400),
+        (CARL, -2, 200),
+        (CARL, -3, 400),
+        (CARL, 9, 200),
+    ],
 )
 async def test_a_key_has_its_own_bound_or_everybodys(
     key: str, priority: int, status: int, tmp_path: Path, start_gateway: StartGateway
