@@ -325,3 +325,78 @@ async def test_as_many_grammars_as_there_may_be_make_room_for_others(
     for call in calls:
         call.cancel()
     await workers.until_idle()
+
+
+AMBIGUOUS = json.dumps({"grammars": [{"lark_grammar": 'start: start start | "a"'}]})
+
+
+async def longest_pause(call: grpc.aio.UnaryStreamCall) -> float:
+    """Read a stream to its end; return the longest time between two of its tokens, in seconds."""
+    await call.read()
+    last, longest = time.monotonic(), 0.0
+    while await call.read() != grpc.aio.EOF:
+        now = time.monotonic()
+        last, longest = now, max(longest, now - last)
+    return longest
+
+
+async def test_an_answer_whose_grammar_takes_too_long_ends_and_others_go_on(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = request(workers, AMBIGUOUS, 900)
+    slow.answers.extend([decode_pb2.AnswerSoFar() for _ in range(4)])
+    attack = asyncio.create_task(workers.generate(slow))
+    quick = request(workers, schema_grammar(PERSON), 60)
+    for _ in range(3):
+        pause = await longest_pause(workers.stub.Generate(workers.request(PROMPT, 40)))
+        assert pause < 5
+        assert await workers.tokens(quick)
+    with pytest.raises(grpc.aio.AioRpcError, match="takes too long") as ended:
+        await attack
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await workers.until_idle()
+
+
+async def test_a_process_that_ends_takes_only_its_grammar_with_it(workers: Workers, server: GrammarServer) -> None:
+    call = workers.stub.Generate(request(workers, regex_grammar("[a-f]{800}"), 800))
+    await call.read()
+    (process,) = psutil.Process(server.pid).children()
+    other = asyncio.create_task(workers.tokens(request(workers, schema_grammar(PERSON), 150)))
+    process.kill()
+    with pytest.raises(grpc.aio.AioRpcError, match="process that followed it has ended") as ended:
+        await longest_pause(call)
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await other
+    assert await workers.tokens(request(workers, regex_grammar("[a-f]{8}")))
+
+
+async def test_the_server_is_started_again(model: DecoderModel, folder: Path, start_workers: StartWorkers) -> None:
+    server = GrammarServer(folder, TINY_VOCAB_SIZE)
+    workers = await start_workers(model, grammars=GrammarCompiler(server))
+    psutil.Process(server.pid).kill()
+    assert await workers.tokens(request(workers, regex_grammar("[a-f]{8}")))
+    server.close()
+
+
+async def test_what_was_refused_is_not_compiled_again(workers: Workers, server: GrammarServer) -> None:
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError, match="unclosed character class"):
+            await workers.tokens(request(workers, regex_grammar("[a-y")))
+    assert not psutil.Process(server.pid).children()
+
+
+async def test_as_many_grammars_as_there_may_be_make_room_for_others(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.decode.grammar._MAX_PROCESSES", 2)
+    for letter in "abcd":
+        assert await workers.tokens(request(workers, regex_grammar(f"{letter}{{3}}")))
+    calls = [workers.stub.Generate(request(workers, regex_grammar(f"{letter}{{800}}"), 800)) for letter in "ab"]
+    for call in calls:
+        await call.read()
+    with pytest.raises(grpc.aio.AioRpcError, match="2 grammars are in use") as refused:
+        await workers.tokens(request(workers, regex_grammar("e{3}")))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for call in calls:
+        call.cancel()
+    await workers.until_idle()
