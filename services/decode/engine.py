@@ -225,7 +225,7 @@ class DecodeEngine:
             self.pool.append_slots(sequence.kv, _position(sequence))
 
 
-def _trial_attention(_: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def _trial_attention(layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG001
     return causal_attention(query, key, value, scaling)
 
 

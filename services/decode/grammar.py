@@ -94,8 +94,8 @@ class GrammarCompiler:
         if "refused" in reply:
             self._refuse(grammar, reply["refused"])
             process.kill(GrammarError(reply["refused"]))
-        if error := reply.get("refused") or reply.get("error"):
-            raise GrammarError(error)
+        if reason := reply.get("refused") or reply.get("error"):
+            raise GrammarError(reason)
         size = len(masks) // len(begun)
         return [
             Matcher(process, number, masks[place * size : (place + 1) * size], self._server.eos_token_ids)
