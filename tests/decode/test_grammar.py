@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from tokenizers import Tokenizer
 
+from common.errors import OverloadedError
 from common.model.decoder import DecoderModel
 from common.pb import decode_pb2
 from services.decode.grammar import GrammarCompiler
@@ -252,7 +254,8 @@ async def test_a_model_without_a_tokenizer_refuses_grammars_with_the_reason(
     assert len(await workers.tokens(workers.request(PROMPT, 5))) == 5
 
 
-AMBIGUOUS = json.dumps({"grammars": [{"lark_grammar": 'start: start start | "a"'}]})
+AMBIGUOUS = json.dumps({"grammars": [{"lark_grammar": 'start: start~2 | start~3 | start~4 | "a"'}]})
+"""Takes 20 s for 240 letters."""
 
 
 async def longest_pause(call: grpc.aio.UnaryStreamCall) -> float:
@@ -268,8 +271,8 @@ async def longest_pause(call: grpc.aio.UnaryStreamCall) -> float:
 async def test_an_answer_whose_grammar_takes_too_long_ends_and_others_go_on(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = request(workers, AMBIGUOUS, 900)
-    slow.answers.extend([decode_pb2.AnswerSoFar() for _ in range(4)])
+    slow = request(workers, AMBIGUOUS, 400, min_tokens=400)
+    slow.answers.extend([decode_pb2.AnswerSoFar() for _ in range(2)])
     attack = asyncio.create_task(workers.generate(slow))
     quick = request(workers, schema_grammar(PERSON), 60)
     for _ in range(3):
@@ -311,17 +314,17 @@ async def test_what_was_refused_is_not_compiled_again(workers: Workers, server: 
 
 
 async def test_as_many_grammars_as_there_may_be_make_room_for_others(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch
+    server: GrammarServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.decode.grammar._MAX_PROCESSES", 2)
-    for letter in "abcd":
-        assert await workers.tokens(request(workers, regex_grammar(f"{letter}{{3}}")))
-    calls = [workers.stub.Generate(request(workers, regex_grammar(f"{letter}{{800}}"), 800)) for letter in "ab"]
-    for call in calls:
-        await call.read()
-    with pytest.raises(grpc.aio.AioRpcError, match="2 grammars are in use") as refused:
-        await workers.tokens(request(workers, regex_grammar("e{3}")))
-    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    for call in calls:
-        call.cancel()
-    await workers.until_idle()
+    monkeypatch.setattr("services.decode.grammar_process._QUICK_SECONDS", 60)  # a slow one would make room
+    compiler = GrammarCompiler(server)
+    one, other, third = (partial(compiler.matchers, regex_grammar(f"{letter}+"), 8, [[]]) for letter in "abc")
+    async with one():
+        async with other():
+            with pytest.raises(OverloadedError, match="2 grammars are in use"):
+                async with third():
+                    pass
+        async with third() as (matcher,):
+            assert matcher is not None
+    compiler.close()
