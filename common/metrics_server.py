@@ -35,17 +35,15 @@ class _Scrapes:
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
-        self._running: dict[asyncio.Task[None], None] = {}
+        self._open: dict[asyncio.StreamWriter, None] = {}  # the oldest first
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request and close the connection."""
-        task = asyncio.current_task()
-        assert task is not None
-        if len(self._running) >= _MAX_CONNECTIONS:
-            oldest = next(iter(self._running))
-            del self._running[oldest]
-            oldest.cancel()
-        self._running[task] = None
+        if len(self._open) >= _MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.transport.abort()  # its task finds out; cancelled, asyncio would log it as an error
+        self._open[writer] = None
         try:
             async with asyncio.timeout(_SECONDS):
                 writer.write(await self._answer(await reader.readuntil(b"\r\n\r\n")))
@@ -55,13 +53,13 @@ class _Scrapes:
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             logger.debug("scrape broken off", extra={"error": type(error).__name__})
         finally:
-            self._running.pop(task, None)
+            self._open.pop(writer, None)
             writer.transport.abort()
 
     def close(self) -> None:
         """End what runs."""
-        for task in self._running:
-            task.cancel()
+        for writer in self._open:
+            writer.transport.abort()
 
     async def _answer(self, head: bytes) -> bytes:
         with suppress(ValueError):

@@ -40,7 +40,7 @@ async def test_idle_connections_take_no_threads_and_keep_nobody_out(port: int) -
         for _ in range(300):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             stack.callback(writer.close)
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads  # those of others may end meanwhile
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=5) as http:
             assert (await http.get("/metrics")).status_code == 200
 

@@ -11,7 +11,7 @@ from common.settings import DEFAULT_MODEL
 from tests.conftest import StartWorkers, Workers
 
 PROMPT = list(range(4000, 4040))
-ANSWERS, TOKENS = 16, 12
+ANSWERS, TOKENS = 8, 8
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,8 @@ def test_the_engine_keeps_what_the_formulas_keep(
     assert isinstance(end, PromptEnd)
     assert end.pivot_layer == (PIVOT if "pivot_layer" in options else None)
     assert expected.hidden is not None
-    torch.testing.assert_close(end.hidden_state, expected.hidden[0, -1], rtol=1e-4, atol=1e-4)
+    # Behind all layers rounding adds up, and by how much is the processor's: 1.6e-4 on some.
+    torch.testing.assert_close(end.hidden_state, expected.hidden[0, -1], rtol=1e-3, atol=5e-4)
 
 
 def test_gemfilter_runs_the_chosen_tokens_as_a_new_prompt(tiny: Callable[[str], DecoderModel]) -> None:
@@ -168,7 +169,7 @@ def test_gemfilter_runs_the_chosen_tokens_as_a_new_prompt(tiny: Callable[[str], 
         torch.testing.assert_close(layer.keys, key.transpose(0, 1), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(layer.values, value.transpose(0, 1), rtol=1e-4, atol=1e-4)
     assert isinstance(outputs[-1], PromptEnd)
-    torch.testing.assert_close(outputs[-1].hidden_state, hidden[0, -1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs[-1].hidden_state, hidden[0, -1], rtol=1e-3, atol=5e-4)
     assert selection.next_position(NUM_TOKENS) == 31
 
 
