@@ -14,7 +14,8 @@ from common.output import take_over_stderr
 
 def complain(message: str) -> None:
     """Say it to a person."""
-    take_over_stderr()
+    if sys.stderr is sys.__stderr__:  # whoever has put a stream of their own there reads it
+        take_over_stderr()
     typer.echo(f"structkv: {message}", err=True)
 
 
