@@ -172,7 +172,7 @@ async def test_nobody_reads_on_for_a_client_that_has_given_up(end: str) -> None:
     path, endless = attacks()["grammar"]
     endless += b" " * MB  # which has more time
     async with attacked() as gateway:
-        headers = {"X-Request-Timeout": "2"} if end == "deadline" else {}
+        headers = {"X-Request-Timeout": "5"} if end == "deadline" else {}
         asking = asyncio.create_task(post(gateway, path, endless, **headers))
         await until(lambda: is_reading(gateway))
         if end == "client":
