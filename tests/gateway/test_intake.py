@@ -74,6 +74,7 @@ async def attacked(**settings: object) -> AsyncIterator[Running]:
         gateway.decode.script_for = script
         gateway.http.timeout = httpx.Timeout(150)
         await post(gateway, "/tokenize", LONG)  # the server of the processes is there now
+        await until(lambda: is_idle(gateway))  # and the process that read this is no longer
         yield gateway
 
 
