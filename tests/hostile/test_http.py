@@ -6,7 +6,14 @@ import random
 import httpx
 import psutil
 
-from tests.gateway.conftest import Gateway, StartGateway, as_asked, start_gateway, text_model  # noqa: F401  fixtures
+from tests.gateway.conftest import (  # noqa: F401  fixtures
+    Gateway,
+    StartGateway,
+    as_asked,
+    fork_server_of,
+    start_gateway,
+    text_model,
+)
 from tests.hostile.bodies import bent
 
 NUM_REQUESTS = 7000
