@@ -168,12 +168,20 @@ async def test_what_takes_too_long_is_refused() -> None:
         assert 'structkv_intake_broken_off_total{reason="time"} 1.0' in await metrics(gateway)
 
 
+async def test_what_takes_too_much_memory_is_refused() -> None:
+    path, endless = attacks()["grammar"]
+    async with attacked() as gateway:
+        refused = await post(gateway, path, endless + b" " * MB)  # which has more time
+        assert refused.status_code == 400
+        assert "memory" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("end", ["client", "deadline"])
 async def test_nobody_reads_on_for_a_client_that_has_given_up(end: str) -> None:
     path, endless = attacks()["grammar"]
     endless += b" " * MB  # which has more time
     async with attacked() as gateway:
-        headers = {"X-Request-Timeout": "5"} if end == "deadline" else {}
+        headers = {"X-Request-Timeout": "2"} if end == "deadline" else {}
         asking = asyncio.create_task(post(gateway, path, endless, **headers))
         await until(lambda: is_reading(gateway))
         if end == "client":

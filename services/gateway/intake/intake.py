@@ -179,5 +179,7 @@ class Intake:
             self._metrics.intake_broken_off.labels("time").inc()
             return InvalidRequestError(f"the request takes more than {seconds_for(size)} seconds to be read")
         self._metrics.intake_broken_off.labels("died").inc()
+        if error.signum == signal.SIGABRT:  # as llguidance ends where its memory does, which is bounded
+            return InvalidRequestError("the request takes too much memory to be read")
         logger.error("a process that read a request has died", extra={"signal": error.signum, "body_bytes": size})
         return error
