@@ -11,15 +11,16 @@ from schemathesis import GenerationMode
 from schemathesis.openapi import from_url
 from schemathesis.schemas import APIOperation
 
+from services.gateway.http.deadline import TIMEOUT_HEADER
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
 from tests.gateway.conftest import ScriptedDecode, as_asked, grpc_worker, listening
 
-# A schema knows neither the vocabulary nor what fits into the context, and requests may ask for no time at all.
+# A schema knows neither the vocabulary nor what fits into the context, and a wrong request may ask for no time at all.
 CONFIG = {
     "checks": {
         "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", 503, 504]},
-        "positive_data_acceptance": {"expected-statuses": ["2xx", 400, 404, 504]},
+        "positive_data_acceptance": {"expected-statuses": ["2xx", 400, 404]},
         "negative_data_rejection": {"expected-statuses": [400, 404, 504]},
     }
 }
@@ -62,6 +63,8 @@ def send(operation: APIOperation, mode: GenerationMode) -> list[int]:
     @settings(max_examples=60, derandomize=True, deadline=None, database=None)
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
+        if mode is GenerationMode.POSITIVE:
+            case.headers.pop(TIMEOUT_HEADER, None)  # most of the times that it allows are too short for an answer
         statuses.append(case.call_and_validate().status_code)
 
     check()

@@ -72,7 +72,9 @@ async def test_a_mended_worker_is_tried_and_works_again(start, caplog: pytest.Lo
         assert time.monotonic() < deadline
 
 
-async def test_a_request_that_fails_everywhere_takes_no_worker_from_the_others(start) -> None:
+async def test_a_request_that_fails_everywhere_takes_no_worker_from_the_others(
+    start, caplog: pytest.LogCaptureFixture
+) -> None:
     workers = Sound(), Sound()
     client = await start(*workers)
     poison = request()
@@ -87,5 +89,6 @@ async def test_a_request_that_fails_everywhere_takes_no_worker_from_the_others(s
     await asyncio.sleep(0.1)
     assert await ask_often(client, 40) == [ANSWER] * 40
     attack.cancel()
+    assert "worker rests" not in caplog.text
     for worker in workers:
-        assert sum(asked.request_id != "poison" for asked in worker.requests) >= 5
+        assert any(asked.request_id != "poison" for asked in worker.requests)

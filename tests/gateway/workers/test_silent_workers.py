@@ -211,8 +211,8 @@ async def test_a_client_that_leaves_meanwhile_is_let_go() -> None:
     worker = Silent(1)
     async with behind_a_black_hole(worker) as (address, hole), client_of(address) as client:
         call = await client.open(request(), time.monotonic() + 20)
-        hole.vanish()
         await call.read()
+        hole.vanish()
         reading = asyncio.create_task(call.read())
         await asyncio.sleep(0.1)
         reading.cancel()
@@ -224,8 +224,8 @@ async def test_a_client_that_leaves_meanwhile_is_let_go() -> None:
 async def test_the_deadline_holds_where_nobody_else_serves() -> None:
     async with behind_a_black_hole(Silent(2)) as (address, hole), client_of(address) as client:
         call = await client.open(request(), time.monotonic() + 3)
+        await call.read()
+        await call.read()
         hole.vanish()
-        await call.read()
-        await call.read()
         with pytest.raises(DeadlineError):
             await call.read()
