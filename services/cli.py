@@ -10,6 +10,7 @@ import typer
 from pydantic_settings import CliApp, CliSettingsSource
 
 from common.logging import configure
+from common.openmp import spin_briefly
 from common.output import protect_descriptors
 from common.settings import DEFAULT_MODEL, ServiceSettings, TlsSettings
 from services import evaluation_commands
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 @app.callback()
 def _begin() -> None:
     protect_descriptors()
+    spin_briefly()
 
 
 @app.command(context_settings=_SERVICE, add_help_option=False)

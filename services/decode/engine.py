@@ -1,5 +1,6 @@
 """One decode step: a batched forward of all running sequences, and a token for each."""
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -159,11 +160,20 @@ class DecodeEngine:
         self._choose(running + fresh, self.model.logits(torch.cat(hidden)))
         return [sequence.last_token for sequence in batch]
 
-    @torch.inference_mode()
     def try_out(self) -> None:
         """Compute as much as a large step does, without a sequence; raise what is raised where that is not possible."""
+        self._try(min(_TRIAL_TOKENS, self.model.spec.max_tokens))
+
+    def seconds(self, num_sequences: int) -> float:
+        """Return how long a step of so many sequences takes, but for what is in their caches."""
+        started = time.perf_counter()
+        self._try(num_sequences)
+        return time.perf_counter() - started
+
+    @torch.inference_mode()
+    def _try(self, num_tokens: int) -> None:
         spec, device = self.model.spec, self.model.device
-        positions = torch.arange(min(_TRIAL_TOKENS, spec.max_tokens), device=device)[None]
+        positions = torch.arange(num_tokens, device=device)[None]
         hidden, rotary = self.model.embed(torch.zeros_like(positions)), self.model.rotary(positions)
         for layer in range(spec.num_layers):
             hidden = self.model.layer(layer, hidden, rotary, positions, _trial_attention)

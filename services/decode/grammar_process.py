@@ -26,7 +26,8 @@ _GONE = (OSError, struct.error)
 _QUICK_SECONDS = 0.2
 _MAX_SECONDS = 3.0
 """Of a processor, that one piece of a grammar's work may take: to compile it, or a token."""
-_LOWEST_PRIORITY = 19
+_PIECE_SECONDS = 0.01
+"""What a piece may take for good. What is beyond it adds up, and that must not be more than _QUICK_SECONDS either."""
 
 
 class GrammarServer:
@@ -105,7 +106,9 @@ class GrammarProcess:
 
     Attributes:
         num_users: requests that have answers in it.
-        is_slow: whether some piece of its work has taken long; it then runs when nothing else wants to.
+        is_slow: whether a piece of its work, or all of it together, has taken long; it then runs when nothing else
+            wants to. A step of several threads waits for the last of them, so that one that is kept from its processor
+            now and then makes it many times as long.
     """
 
     def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,6 +119,7 @@ class GrammarProcess:
         self._lock = asyncio.Lock()
         self._end: StructKVError | None = None
         self._seconds_before = 0.0  # of its processor time, when it was asked
+        self._seconds_owed = 0.0
         self._asking: set[asyncio.Task[tuple[dict[str, Any], bytes]]] = set()
         self.num_users = 0
         self.is_slow = False
@@ -172,7 +176,7 @@ class GrammarProcess:
             await self._writer.drain()
             text_bytes, mask_bytes = _FRAME.unpack(await self._reader.readexactly(_FRAME.size))
             reply = json.loads(await self._reader.readexactly(text_bytes))
-            self._seconds_before = reply["seconds"]
+            self._account(reply["seconds"])
             return reply, await self._reader.readexactly(mask_bytes)
         except (OSError, asyncio.IncompleteReadError):
             self.kill(GrammarError("the grammar is too much: the process that followed it has ended"))
@@ -186,11 +190,23 @@ class GrammarProcess:
             taken = self._cpu_seconds() - self._seconds_before
             if taken > _MAX_SECONDS:
                 self.kill(GrammarError("the grammar takes too long"))
-            elif taken > _QUICK_SECONDS and not self.is_slow:
-                self.is_slow = True
-                with suppress(ProcessLookupError):
-                    os.setpriority(os.PRIO_PROCESS, self._pid, _LOWEST_PRIORITY)
+            elif taken > _QUICK_SECONDS:
+                self._give_way()
             done, _ = await asyncio.wait([exchange], timeout=_QUICK_SECONDS)
+
+    def _account(self, seconds: float) -> None:
+        """Note how much processor time it has had in all."""
+        taken, self._seconds_before = seconds - self._seconds_before, seconds
+        self._seconds_owed = max(self._seconds_owed + taken - _PIECE_SECONDS, 0.0)
+        if self._seconds_owed > _QUICK_SECONDS:
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """Let it run only when nothing else wants to."""
+        if not self.is_slow:
+            self.is_slow = True
+            with suppress(ProcessLookupError):
+                os.sched_setscheduler(self._pid, os.SCHED_IDLE, os.sched_param(0))
 
     def _cpu_seconds(self) -> float:
         try:

@@ -32,6 +32,7 @@ from services.decode.scheduler import DecodeScheduler
 from services.decode.server import DecodeServer
 from services.decode.settings import DecodeSettings
 from services.decode.skeleton_loader import SkeletonLoader
+from services.decode.step_cost import StepCost
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,10 @@ def run(settings: DecodeSettings) -> None:
     check_ports(settings)
     compute = compute_thread("decode", settings.threads)
     engine, grammar_server, codecs = compute.submit(_load, settings).result()
+    step_cost = compute.submit(StepCost.measure, engine.seconds).result()
+    logger.info("cost of a step measured", extra={"base_seconds": step_cost.base, "seconds_each": step_cost.each})
     with exporting("decode"):
-        asyncio.run(_serve(settings, engine, grammar_server, codecs, compute))
+        asyncio.run(_serve(settings, engine, grammar_server, codecs, compute, step_cost))
 
 
 def _load(settings: DecodeSettings) -> tuple[DecodeEngine, GrammarServer, tuple[str, ...]]:
@@ -70,6 +73,7 @@ async def _serve(
     grammar_server: GrammarServer,
     codecs: Collection[str],
     compute: Executor,
+    step_cost: StepCost,
 ) -> None:
     registry = new_registry("decode", served_name(settings.model), settings.certificates)
     metrics = DecodeMetrics(registry)
@@ -78,6 +82,7 @@ async def _serve(
         max_running=settings.max_running,
         max_waiting_tokens=settings.max_waiting_tokens,
         compute=compute,
+        step_cost=step_cost,
         on_step=metrics.stepped,
     )
     metrics.watch(scheduler, engine.pool)

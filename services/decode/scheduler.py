@@ -6,6 +6,7 @@ are no locks, and a request that is cancelled has its memory back after the step
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from services.decode.engine import DecodeEngine, Drawn, Sequence
 from services.decode.group import Finish, Group, Member, Token
 from services.decode.isolation import step_apart, try_out
 from services.decode.pool import SequenceKV
+from services.decode.step_cost import StepCost
 
 _STUCK_SECONDS = 60.0
 """A step is one token for each sequence, or thousands of tokens that are replayed: seconds on the slowest machine."""
@@ -36,10 +38,12 @@ class DecodeScheduler:
         max_running: int,
         max_waiting_tokens: int,
         compute: Executor | None = None,
+        step_cost: StepCost | None = None,
         on_step: Callable[[float, int], None] = lambda *_: None,
     ) -> None:
         """Take the engine and the bounds; `compute` is the worker's one compute thread, by default a new one.
 
+        With a `step_cost`, further answers of a request take turns where they make the steps of others too long.
         `on_step` is told each step's seconds and its number of sequences.
         """
         self._engine = engine
@@ -48,6 +52,8 @@ class DecodeScheduler:
         self._admission = Admission(engine.pool, max_waiting_tokens)
         self._groups: list[Group] = []  # that have memory
         self._arrivals = count()
+        self._steps = count(1)
+        self._step_cost = step_cost
         self._in_step: list[Member] = []
         self._step_started = self._step_seconds = 0.0
         self._following: dict[Member, asyncio.Task[None]] = {}
@@ -192,12 +198,21 @@ class DecodeScheduler:
     def _take_turns(self) -> list[Member]:
         """Return those whose turn the next step is, each with a slot for what it appends; the last give way for it."""
         ready = sorted(filter(self._is_ready, self._admission.resident), key=lambda member: member.rank)
-        batch = []
-        for member in ready[: self._max_running]:
+        batch, step = [], next(self._steps)
+        for member in self._bearable(ready)[: self._max_running]:
             if self._admission.make_room(member):
                 self._engine.append_slots(_sequence(member))
+                member.last_step = step
                 batch.append(member)
         return batch
+
+    def _bearable(self, ready: list[Member]) -> list[Member]:
+        """Leave out further answers that would make the step too long for other requests; who waits longest is next."""
+        if self._step_cost is None or len({id(member.group) for member in self._admission.resident}) == 1:
+            return ready
+        first = [member for member in ready if member.group.members[0] is member]
+        further = _in_turn(member for member in ready if member.group.members[0] is not member)
+        return first + further[: self._step_cost.most_sequences(max(1, len(first)), len(ready)) - len(first)]
 
     def _is_ready(self, member: Member) -> bool:
         return member.sequence is not None and member not in self._following
@@ -273,6 +288,16 @@ class DecodeScheduler:
         for member in self._departed:
             self._admission.free(member)
         self._departed.clear()
+
+
+def _in_turn(members: Iterable[Member]) -> list[Member]:
+    """Order members so that every request has the same share, and of one request whoever waits longest is next."""
+    turns: Counter[Group] = Counter()
+    order = []
+    for member in sorted(members, key=lambda member: member.last_step):
+        order.append((member.group.priority, turns[member.group], member))
+        turns[member.group] += 1
+    return [member for _, _, member in sorted(order, key=lambda turn: turn[:2])]
 
 
 def _sequence(member: Member) -> Sequence:
