@@ -28,6 +28,7 @@ from services.decode.prefill_client import PrefillClient
 from services.decode.scheduler import DecodeScheduler
 from services.decode.server import DecodeServer
 from services.decode.skeleton_loader import SkeletonLoader
+from services.decode.step_cost import StepCost
 from services.prefill.engine import PrefillEngine
 from services.prefill.faults import Faults
 from services.prefill.metrics import PrefillMetrics
@@ -154,6 +155,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
             max_waiting_tokens: int = 1_000_000,
             max_queued_tokens: int = 1_000_000,
             grammars: GrammarCompiler | None = None,
+            step_cost: StepCost | None = None,
         ) -> Workers:
             prefill_engine = PrefillEngine(prefill_model or model)
             prefill = PrefillScheduler(prefill_engine, max_queued_tokens)
@@ -172,6 +174,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
                 engine,
                 max_running=max_running,
                 max_waiting_tokens=max_waiting_tokens,
+                step_cost=step_cost,
                 on_step=decode_metrics.stepped,
             )
             decode_metrics.watch(decode, engine.pool)

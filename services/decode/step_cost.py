@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 _MANY = 16
 _REPEATS = 3
-_FACTOR = 2.0
+_FACTOR = 1.5
 """By which the answers that a request has beyond its first one may make the steps of others longer."""
 
 
@@ -30,6 +30,5 @@ class StepCost:
 
     def most_sequences(self, first_answers: int, most: int) -> int:
         """Return how many sequences a step may have, of which so many are requests' first answers; at most `most`."""
-        if self.each * most <= _FACTOR * (self.base + self.each * first_answers) - self.base:
-            return most
-        return int((_FACTOR * (self.base + self.each * first_answers) - self.base) / self.each)
+        seconds = _FACTOR * (self.base + self.each * first_answers) - self.base  # for what each costs
+        return most if self.each * most <= seconds else int(seconds / self.each)
