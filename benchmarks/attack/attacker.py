@@ -65,4 +65,5 @@ def _main(name: str, target: Target, pipe: Connection) -> None:
         await asyncio.gather(attacking, return_exceptions=True)
 
     asyncio.run(run())
+    pipe.recv()  # an attack may have ended before
     pipe.send(tally)
