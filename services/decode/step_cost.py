@@ -31,4 +31,6 @@ class StepCost:
     def most_sequences(self, first_answers: int, most: int) -> int:
         """Return how many sequences a step may have, of which so many are requests' first answers; at most `most`."""
         seconds = _FACTOR * (self.base + self.each * first_answers) - self.base  # for what each costs
-        return most if self.each * most <= seconds else int(seconds / self.each)
+        if self.each * most <= seconds:
+            return most
+        return max(int(seconds / self.each), first_answers + 1)  # whatever it costs, further answers go on

@@ -51,6 +51,10 @@ def test_the_cost_is_what_the_quickest_of_several_tries_took() -> None:
     assert cost.base == pytest.approx(0.4)
 
 
+def test_further_answers_always_go_on() -> None:
+    assert StepCost(base=0.0, each=1.0).most_sequences(1, 64) == 2
+
+
 async def test_an_engine_can_be_measured(model: DecoderModel, start_workers: StartWorkers) -> None:
     cost = StepCost.measure((await start_workers(model)).decode_engine.seconds)
     assert cost.base + cost.each > 0
