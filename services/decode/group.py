@@ -52,7 +52,7 @@ class Member:
         kv: its block tables, once it has some.
         sequence: once its skeleton is loaded.
         swapped: its keys and values, while they are out of the pool.
-        last_step: the number of the step that it was last part of.
+        last_turn: the number of its last turn in a step; of two in the same step the first one's is lower.
     """
 
     group: "Group"
@@ -60,7 +60,7 @@ class Member:
     kv: SequenceKV | None = None
     sequence: Sequence | None = None
     swapped: SwappedKV | None = None
-    last_step: int = 0
+    last_turn: int = 0
 
     @property
     def rank(self) -> Rank:

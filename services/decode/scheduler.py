@@ -52,7 +52,7 @@ class DecodeScheduler:
         self._admission = Admission(engine.pool, max_waiting_tokens)
         self._groups: list[Group] = []  # that have memory
         self._arrivals = count()
-        self._steps = count(1)
+        self._turns = count(1)
         self._step_cost = step_cost
         self._in_step: list[Member] = []
         self._step_started = self._step_seconds = 0.0
@@ -198,11 +198,11 @@ class DecodeScheduler:
     def _take_turns(self) -> list[Member]:
         """Return those whose turn the next step is, each with a slot for what it appends; the last give way for it."""
         ready = sorted(filter(self._is_ready, self._admission.resident), key=lambda member: member.rank)
-        batch, step = [], next(self._steps)
+        batch = []
         for member in self._bearable(ready)[: self._max_running]:
             if self._admission.make_room(member):
                 self._engine.append_slots(_sequence(member))
-                member.last_step = step
+                member.last_turn = next(self._turns)
                 batch.append(member)
         return batch
 
@@ -294,7 +294,7 @@ def _in_turn(members: Iterable[Member]) -> list[Member]:
     """Order members so that every request has the same share, and of one request whoever waits longest is next."""
     turns: Counter[Group] = Counter()
     order = []
-    for member in sorted(members, key=lambda member: member.last_step):
+    for member in sorted(members, key=lambda member: member.last_turn):
         order.append((member.group.priority, turns[member.group], member))
         turns[member.group] += 1
     return [member for _, _, member in sorted(order, key=lambda turn: turn[:2])]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -284,19 +283,6 @@ async def test_an_answer_whose_grammar_takes_too_long_ends_and_others_go_on(
         await attack
     assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     await workers.until_idle()
-
-
-async def test_a_grammar_that_takes_long_in_many_pieces_gives_way_to_all_others(
-    workers: Workers, server: GrammarServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.decode.grammar_process._PIECE_SECONDS", 0.0)
-    monkeypatch.setattr("services.decode.grammar_process._QUICK_SECONDS", 0.1)
-    await workers.tokens(request(workers, regex_grammar("[a-f]{2}")))
-    (quick,) = psutil.Process(server.pid).children()
-    await workers.tokens(request(workers, regex_grammar("[a-f]{800}"), 800))
-    _, slow = psutil.Process(server.pid).children()
-    assert os.sched_getscheduler(quick.pid) == os.SCHED_OTHER
-    assert os.sched_getscheduler(slow.pid) == os.SCHED_IDLE
 
 
 async def test_a_process_that_ends_takes_only_its_grammar_with_it(workers: Workers, server: GrammarServer) -> None:
