@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from common.pb import skeleton_pb2 as common_dot_pb_dot_skeleton__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63ommon/pb/decode.proto\x12\x0bstructkv.v1\x1a\x18\x63ommon/pb/skeleton.proto\"\x94\x03\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nmin_tokens\x18\x08 \x01(\r\x12\x19\n\x11\x66requency_penalty\x18\t \x01(\x01\x12\x18\n\x10presence_penalty\x18\n \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\x0b \x01(\x01\x12\x38\n\nlogit_bias\x18\x0c \x03(\x0b\x32$.structkv.v1.Sampling.LogitBiasEntry\x12\x19\n\x0ctop_logprobs\x18\r \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07grammar\x18\x0e \x01(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0f\n\r_top_logprobs\"2\n\x0b\x41nswerSoFar\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\"\xe9\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12)\n\tselection\x18\x03 \x01(\x0b\x32\x16.structkv.v1.Selection\x12\'\n\x08sampling\x18\x04 \x01(\x0b\x32\x15.structkv.v1.Sampling\x12\x17\n\x0fprefill_targets\x18\x05 \x03(\t\x12)\n\x07\x61nswers\x18\x06 \x03(\x0b\x32\x18.structkv.v1.AnswerSoFar\x12\x10\n\x08priority\x18\x07 \x01(\x11\"\xfb\x01\n\rSkeletonStats\x12\x18\n\x0bpivot_layer\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1d\n\x15kept_tokens_per_layer\x18\x02 \x03(\r\x12\x16\n\x0eskeleton_bytes\x18\x03 \x01(\x04\x12\x15\n\rfull_kv_bytes\x18\x04 \x01(\x04\x12\x15\n\rqueue_seconds\x18\x05 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x06 \x01(\x01\x12\x18\n\x10transfer_seconds\x18\x07 \x01(\x01\x12\x11\n\ttransport\x18\x08 \x01(\t\x12\x15\n\rcached_tokens\x18\t \x01(\rB\x0e\n\x0c_pivot_layer\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"\xc0\x01\n\rGenerateEvent\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.structkv.v1.FinishReason\x12,\n\x08skeleton\x18\x03 \x01(\x0b\x32\x1a.structkv.v1.SkeletonStats\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\r\x12,\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1a.structkv.v1.TokenLogprobs*z\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_GRAMMAR\x10\x03\x32P\n\x06\x44\x65\x63ode\x12\x46\n\x08Generate\x12\x1c.structkv.v1.GenerateRequest\x1a\x1a.structkv.v1.GenerateEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63ommon/pb/decode.proto\x12\x0bstructkv.v1\x1a\x18\x63ommon/pb/skeleton.proto\"\x94\x03\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nmin_tokens\x18\x08 \x01(\r\x12\x19\n\x11\x66requency_penalty\x18\t \x01(\x01\x12\x18\n\x10presence_penalty\x18\n \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\x0b \x01(\x01\x12\x38\n\nlogit_bias\x18\x0c \x03(\x0b\x32$.structkv.v1.Sampling.LogitBiasEntry\x12\x19\n\x0ctop_logprobs\x18\r \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07grammar\x18\x0e \x01(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0f\n\r_top_logprobs\"2\n\x0b\x41nswerSoFar\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\"\xf9\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12)\n\tselection\x18\x03 \x01(\x0b\x32\x16.structkv.v1.Selection\x12\'\n\x08sampling\x18\x04 \x01(\x0b\x32\x15.structkv.v1.Sampling\x12\x17\n\x0fprefill_targets\x18\x05 \x03(\t\x12)\n\x07\x61nswers\x18\x06 \x03(\x0b\x32\x18.structkv.v1.AnswerSoFar\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12\x0e\n\x06\x63lient\x18\x08 \x01(\x06\"\xfb\x01\n\rSkeletonStats\x12\x18\n\x0bpivot_layer\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1d\n\x15kept_tokens_per_layer\x18\x02 \x03(\r\x12\x16\n\x0eskeleton_bytes\x18\x03 \x01(\x04\x12\x15\n\rfull_kv_bytes\x18\x04 \x01(\x04\x12\x15\n\rqueue_seconds\x18\x05 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x06 \x01(\x01\x12\x18\n\x10transfer_seconds\x18\x07 \x01(\x01\x12\x11\n\ttransport\x18\x08 \x01(\t\x12\x15\n\rcached_tokens\x18\t \x01(\rB\x0e\n\x0c_pivot_layer\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"\xc0\x01\n\rGenerateEvent\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.structkv.v1.FinishReason\x12,\n\x08skeleton\x18\x03 \x01(\x0b\x32\x1a.structkv.v1.SkeletonStats\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\r\x12,\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1a.structkv.v1.TokenLogprobs*z\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_GRAMMAR\x10\x03\x32P\n\x06\x44\x65\x63ode\x12\x46\n\x08Generate\x12\x1c.structkv.v1.GenerateRequest\x1a\x1a.structkv.v1.GenerateEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=1288
-  _globals['_FINISHREASON']._serialized_end=1410
+  _globals['_FINISHREASON']._serialized_start=1304
+  _globals['_FINISHREASON']._serialized_end=1426
   _globals['_SAMPLING']._serialized_start=66
   _globals['_SAMPLING']._serialized_end=470
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=405
@@ -43,13 +43,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANSWERSOFAR']._serialized_start=472
   _globals['_ANSWERSOFAR']._serialized_end=522
   _globals['_GENERATEREQUEST']._serialized_start=525
-  _globals['_GENERATEREQUEST']._serialized_end=758
-  _globals['_SKELETONSTATS']._serialized_start=761
-  _globals['_SKELETONSTATS']._serialized_end=1012
-  _globals['_TOKENLOGPROBS']._serialized_start=1014
-  _globals['_TOKENLOGPROBS']._serialized_end=1091
-  _globals['_GENERATEEVENT']._serialized_start=1094
-  _globals['_GENERATEEVENT']._serialized_end=1286
-  _globals['_DECODE']._serialized_start=1412
-  _globals['_DECODE']._serialized_end=1492
+  _globals['_GENERATEREQUEST']._serialized_end=774
+  _globals['_SKELETONSTATS']._serialized_start=777
+  _globals['_SKELETONSTATS']._serialized_end=1028
+  _globals['_TOKENLOGPROBS']._serialized_start=1030
+  _globals['_TOKENLOGPROBS']._serialized_end=1107
+  _globals['_GENERATEEVENT']._serialized_start=1110
+  _globals['_GENERATEEVENT']._serialized_end=1302
+  _globals['_DECODE']._serialized_start=1428
+  _globals['_DECODE']._serialized_end=1508
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from common.pb import skeleton_pb2 as common_dot_pb_dot_skeleton__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63ommon/pb/prefill.proto\x12\x0bstructkv.v1\x1a\x18\x63ommon/pb/skeleton.proto\"\xa5\x01\n\x0ePrefillRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12)\n\tselection\x18\x04 \x01(\x0b\x32\x16.structkv.v1.Selection\x12\x10\n\x08priority\x18\x05 \x01(\x11\x12\r\n\x05store\x18\x06 \x01(\x08\"\n\n\x08Progress\"\xfb\x01\n\x0cPrefillEvent\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.structkv.v1.SkeletonHeaderH\x00\x12(\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x17.structkv.v1.LayerChunkH\x00\x12,\n\x06result\x18\x03 \x01(\x0b\x32\x1a.structkv.v1.PrefillResultH\x00\x12\x30\n\treference\x18\x04 \x01(\x0b\x32\x1b.structkv.v1.LayerReferenceH\x00\x12)\n\x08progress\x18\x05 \x01(\x0b\x32\x15.structkv.v1.ProgressH\x00\x42\x07\n\x05\x65vent2N\n\x07Prefill\x12\x43\n\x07Prefill\x12\x1b.structkv.v1.PrefillRequest\x1a\x19.structkv.v1.PrefillEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63ommon/pb/prefill.proto\x12\x0bstructkv.v1\x1a\x18\x63ommon/pb/skeleton.proto\"\xb5\x01\n\x0ePrefillRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12)\n\tselection\x18\x04 \x01(\x0b\x32\x16.structkv.v1.Selection\x12\x10\n\x08priority\x18\x05 \x01(\x11\x12\r\n\x05store\x18\x06 \x01(\x08\x12\x0e\n\x06\x63lient\x18\x07 \x01(\x06\"\n\n\x08Progress\"\xfb\x01\n\x0cPrefillEvent\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.structkv.v1.SkeletonHeaderH\x00\x12(\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x17.structkv.v1.LayerChunkH\x00\x12,\n\x06result\x18\x03 \x01(\x0b\x32\x1a.structkv.v1.PrefillResultH\x00\x12\x30\n\treference\x18\x04 \x01(\x0b\x32\x1b.structkv.v1.LayerReferenceH\x00\x12)\n\x08progress\x18\x05 \x01(\x0b\x32\x15.structkv.v1.ProgressH\x00\x42\x07\n\x05\x65vent2N\n\x07Prefill\x12\x43\n\x07Prefill\x12\x1b.structkv.v1.PrefillRequest\x1a\x19.structkv.v1.PrefillEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'common.pb.prefill_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREFILLREQUEST']._serialized_start=67
-  _globals['_PREFILLREQUEST']._serialized_end=232
-  _globals['_PROGRESS']._serialized_start=234
-  _globals['_PROGRESS']._serialized_end=244
-  _globals['_PREFILLEVENT']._serialized_start=247
-  _globals['_PREFILLEVENT']._serialized_end=498
-  _globals['_PREFILL']._serialized_start=500
-  _globals['_PREFILL']._serialized_end=578
+  _globals['_PREFILLREQUEST']._serialized_end=248
+  _globals['_PROGRESS']._serialized_start=250
+  _globals['_PROGRESS']._serialized_end=260
+  _globals['_PREFILLEVENT']._serialized_start=263
+  _globals['_PREFILLEVENT']._serialized_end=514
+  _globals['_PREFILL']._serialized_start=516
+  _globals['_PREFILL']._serialized_end=594
 # @@protoc_insertion_point(module_scope)

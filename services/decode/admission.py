@@ -7,10 +7,11 @@ gives way to it. So no request keeps all others waiting, and none waits for ever
 import logging
 import time
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 from common.errors import UnavailableError
 from common.token_bound import TokenBound
-from services.decode.group import Group, Member
+from services.decode.group import Group, Member, number
 from services.decode.pool import KVPool
 
 _PATIENCE_SECONDS = 10.0
@@ -33,13 +34,13 @@ class Admission:
 
     def enter(self, group: Group) -> None:
         """Have a request wait; raise OverloadedError if too many tokens do."""
-        self._bound.enter(group.prompt_tokens)
+        self._bound.enter(group.prompt_tokens, group.client)
         self.waiting.append(group)
 
     def withdraw(self, group: Group) -> None:
         """Take a request that waits out of the queue."""
         self.waiting.remove(group)
-        self._bound.leave(group.prompt_tokens)
+        self._bound.leave(group.prompt_tokens, group.client)
 
     def free(self, member: Member) -> None:
         """Take a member's memory back, in the pool and out of it; it is no more."""
@@ -54,7 +55,8 @@ class Admission:
     def admit(self, *, may_swap_out: bool) -> None:
         """Give memory to those without, in their order; between two steps also what others have to give up for it."""
         self._note_overdue()
-        for member in sorted([*(group.members[0] for group in self.waiting), *self.swapped], key=_rank):
+        self._number()
+        for member in sorted([*(group.members[0] for group in self.waiting), *self.swapped], key=attrgetter("rank")):
             needed = self._pool.blocks_needed(_needed(member))
             if may_swap_out:
                 self._make_way(member, needed)
@@ -66,7 +68,7 @@ class Admission:
         assert member.sequence is not None
         needed = self._pool.blocks_to_append(member.sequence.kv, member.sequence.tokens_to_append)
         while member in self.resident and needed > self._pool.allocator.num_free:
-            self._give_up(max(filter(_may_move, self.resident), key=_rank))
+            self._give_up(max(filter(_may_move, self.resident), key=attrgetter("rank")))
         return member in self.resident
 
     def _note_overdue(self) -> None:
@@ -75,6 +77,9 @@ class Admission:
             if now - group.idle_since > _PATIENCE_SECONDS:
                 group.is_overdue = True
 
+    def _number(self) -> None:
+        number({*self.waiting, *(member.group for member in [*self.resident, *self.swapped])})
+
     def _idle(self) -> list[Group]:
         """Return the requests of which nothing is in the pool."""
         first_swapped = [member.group for member in self.swapped if member.group.members[0] is member]
@@ -82,7 +87,7 @@ class Admission:
 
     def _make_way(self, member: Member, needed: int) -> None:
         """Have those give way who must, the last first, if it is enough together."""
-        yielding = sorted((m for m in self.resident if _may_move(m) and m.yields_to(member)), key=_rank)
+        yielding = sorted((m for m in self.resident if _may_move(m) and m.yields_to(member)), key=attrgetter("rank"))
         allocator = self._pool.allocator
         freed = allocator.num_freed([block for m in yielding for block in _blocks(m)])
         if allocator.num_free + freed < needed:
@@ -115,6 +120,7 @@ class Admission:
             self.resident.append(member)
         if not group.granted.done():  # else it was cancelled, and is about to leave
             group.granted.set_result(None)
+            self._number()
 
     def _give_up(self, member: Member) -> None:
         """Take a member out of the pool: what it has written goes to host memory."""
@@ -142,10 +148,6 @@ class Admission:
         failure = UnavailableError("the worker has no host memory for what gives way")
         member.group.events.put_nowait(failure)
         self.free(member)
-
-
-def _rank(member: Member) -> tuple[bool, int, int, int]:
-    return member.rank
 
 
 def _needed(member: Member) -> list[int]:

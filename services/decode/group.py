@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections import defaultdict
+from collections.abc import Collection
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from enum import Enum
@@ -32,13 +34,13 @@ class Token(NamedTuple):
 class Rank(NamedTuple):
     """A member's place in the order of turns: lower goes first, for memory as for the batch.
 
-    What nobody of its request is ahead of, and has waited too long, is before all others. Then the more urgent; then
-    everyone's first answer before anyone's second one, so that requests have equal shares; then who came first.
+    The more urgent is first; whoever has waited too long is as urgent as anybody. Then every client's first sequence
+    before anyone's second one, so that clients have equal shares; then who has waited too long, and who came first.
     """
 
-    is_in_time: bool
     priority: int
-    place: int
+    share: int
+    is_in_time: bool
     arrival: int
 
 
@@ -53,6 +55,7 @@ class Member:
         sequence: once its skeleton is loaded.
         swapped: its keys and values, while they are out of the pool.
         last_turn: the number of its last turn in a step; of two in the same step the first one's is lower.
+        rank: its place in the order of turns, as `number` has found it.
     """
 
     group: "Group"
@@ -61,24 +64,23 @@ class Member:
     sequence: Sequence | None = None
     swapped: SwappedKV | None = None
     last_turn: int = 0
+    rank: Rank = field(init=False)
 
     @property
-    def rank(self) -> Rank:
-        """Its place in the order of turns."""
-        group, place = self.group, self.group.members.index(self)
-        if group.is_overdue and place == 0:
-            return Rank(False, 0, 0, group.arrival)
-        return Rank(True, group.priority, place, group.arrival)
+    def place(self) -> int:
+        """Its place in its request's order: 0 is the first answer."""
+        return self.group.members.index(self)
 
     def yields_to(self, other: "Member") -> bool:
         """Tell whether it gives its memory up for one who has none.
 
-        It does if it is more than the other's request has, or has come later than one who has waited too long.
+        It does if it is more than the other's client has, or the other's request if both have the same client; or has
+        come later than one who has waited too long.
         """
         mine, theirs = self.rank, other.rank
-        return theirs < mine and (
-            theirs.place < mine.place or (not theirs.is_in_time and theirs.arrival < mine.arrival)
-        )
+        is_same = self.group.client == other.group.client
+        is_more = other.place < self.place if is_same else theirs.share < mine.share
+        return theirs < mine and (is_more or (not theirs.is_in_time and theirs.arrival < mine.arrival))
 
 
 @dataclass(eq=False, slots=True)
@@ -90,6 +92,7 @@ class Group:
     Attributes:
         prompt_tokens: what it counts for in the queue.
         priority: lower goes first.
+        client: whose it is.
         arrival: its place among all requests.
         granted: done once the first answer, and what else there was room for, has its tables.
         events: the tokens of all answers, or what ended them.
@@ -100,6 +103,7 @@ class Group:
 
     prompt_tokens: int
     priority: int
+    client: int
     arrival: int
     granted: asyncio.Future[None]
     members: list[Member] = field(default_factory=list)
@@ -112,3 +116,18 @@ class Group:
     def tables(self) -> list[SequenceKV]:
         """The block tables of the answers that have theirs."""
         return [member.kv for member in self.members if member.kv is not None]
+
+
+def number(groups: Collection[Group]) -> None:
+    """Give the answers of all requests their ranks; of those that wait, the first one its."""
+    most_urgent = min((group.priority for group in groups), default=0)
+    by_client: dict[int, list[tuple[int, bool, int, int, Member]]] = defaultdict(list)
+    for group in groups:
+        for place, member in enumerate(group.members if group.granted.done() else group.members[:1]):
+            is_in_time = not group.is_overdue or place > 0
+            priority = group.priority if is_in_time else most_urgent
+            by_client[group.client].append((priority, is_in_time, place, group.arrival, member))
+    for members in by_client.values():
+        ordered = sorted(members, key=lambda entry: entry[:4])
+        for share, (priority, is_in_time, _, arrival, member) in enumerate(ordered):
+            member.rank = Rank(priority, share, is_in_time, arrival)

@@ -6,7 +6,6 @@ are no locks, and a request that is cancelled has its memory back after the step
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from services.decode.group import Finish, Group, Member, Token
 from services.decode.isolation import step_apart, try_out
 from services.decode.pool import SequenceKV
 from services.decode.step_cost import StepCost
+from services.decode.turns import Turns
 
 _STUCK_SECONDS = 60.0
 """A step is one token for each sequence, or thousands of tokens that are replayed: seconds on the slowest machine."""
@@ -52,8 +52,7 @@ class DecodeScheduler:
         self._admission = Admission(engine.pool, max_waiting_tokens)
         self._groups: list[Group] = []  # that have memory
         self._arrivals = count()
-        self._turns = count(1)
-        self._step_cost = step_cost
+        self._turns = Turns(max_running, step_cost)
         self._in_step: list[Member] = []
         self._step_started = self._step_seconds = 0.0
         self._following: dict[Member, asyncio.Task[None]] = {}
@@ -64,7 +63,9 @@ class DecodeScheduler:
         self._compute = compute or ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     @asynccontextmanager
-    async def reserve(self, tokens: list[list[int]], prompt_tokens: int, priority: int = 0) -> AsyncIterator[Group]:
+    async def reserve(
+        self, tokens: list[list[int]], prompt_tokens: int, priority: int = 0, client: int = 0
+    ) -> AsyncIterator[Group]:
         """Wait until there is room for a request's first answer: so many slots for each, by layer; free it at exit.
 
         Further answers get theirs at the same time as far as there is room, and wait for their turns otherwise. Raises
@@ -79,7 +80,8 @@ class DecodeScheduler:
             )
         if self._failure is not None:
             raise self._failure
-        group = Group(prompt_tokens, priority, next(self._arrivals), asyncio.get_running_loop().create_future())
+        granted = asyncio.get_running_loop().create_future()
+        group = Group(prompt_tokens, priority, client, next(self._arrivals), granted)
         group.members = [Member(group, slots) for slots in tokens]
         self._admission.enter(group)
         self._admission.admit(may_swap_out=False)
@@ -197,22 +199,16 @@ class DecodeScheduler:
 
     def _take_turns(self) -> list[Member]:
         """Return those whose turn the next step is, each with a slot for what it appends; the last give way for it."""
-        ready = sorted(filter(self._is_ready, self._admission.resident), key=lambda member: member.rank)
+        resident = self._admission.resident
         batch = []
-        for member in self._bearable(ready)[: self._max_running]:
+        for member in self._turns.choose(
+            filter(self._is_ready, resident), len({id(member.group) for member in resident})
+        ):
             if self._admission.make_room(member):
                 self._engine.append_slots(_sequence(member))
-                member.last_turn = next(self._turns)
+                self._turns.taken(member)
                 batch.append(member)
         return batch
-
-    def _bearable(self, ready: list[Member]) -> list[Member]:
-        """Leave out further answers that would make the step too long for other requests; who waits longest is next."""
-        if self._step_cost is None or len({id(member.group) for member in self._admission.resident}) == 1:
-            return ready
-        first = [member for member in ready if member.group.members[0] is member]
-        further = _in_turn(member for member in ready if member.group.members[0] is not member)
-        return first + further[: self._step_cost.most_sequences(max(1, len(first)), len(ready)) - len(first)]
 
     def _is_ready(self, member: Member) -> bool:
         return member.sequence is not None and member not in self._following
@@ -288,16 +284,6 @@ class DecodeScheduler:
         for member in self._departed:
             self._admission.free(member)
         self._departed.clear()
-
-
-def _in_turn(members: Iterable[Member]) -> list[Member]:
-    """Order members so that every request has the same share, and of one request whoever waits longest is next."""
-    turns: Counter[Group] = Counter()
-    order = []
-    for member in sorted(members, key=lambda member: member.last_turn):
-        order.append((member.group.priority, turns[member.group], member))
-        turns[member.group] += 1
-    return [member for _, _, member in sorted(order, key=lambda turn: turn[:2])]
 
 
 def _sequence(member: Member) -> Sequence:

@@ -70,7 +70,7 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, [*map(len, replays.values())])
             async with (
                 self._grammars.matchers(sampling.grammar, sampling.max_tokens, [*replays.values()]) as matchers,
-                self._scheduler.reserve(tokens, len(token_ids), request.priority) as group,
+                self._scheduler.reserve(tokens, len(token_ids), request.priority, request.client) as group,
             ):
                 waited, remaining = record.admitted(), context.time_remaining()
                 deadline = None if remaining is None else time.monotonic() + remaining

@@ -144,6 +144,7 @@ class SkeletonLoader:
             prompt_token_ids=order.request.prompt_token_ids,
             selection=order.request.selection,
             priority=order.request.priority,
+            client=order.request.client,
             store=store is not None,
         )
         async with aclosing(self._prefill.events(target, request, order.seconds_left)) as events:

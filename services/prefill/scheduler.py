@@ -17,6 +17,7 @@ from common.skeleton import wire
 from common.skeleton.spec import SkeletonSpec
 from common.token_bound import TokenBound
 from services.prefill.engine import PrefillEngine
+from services.prefill.fair_share import FairShare
 from services.prefill.outputs import KeptLayer, PromptEnd
 from services.prefill.phases import Phases, Times
 
@@ -26,7 +27,7 @@ shares the model with get no turns while its reader keeps up; a long one's pile 
 _FAIR_TURN = 17
 """One step in so many goes to the prompt that waits longest, whatever it is."""
 _PEERS_TURN = 4
-"""One step in so many goes by the work left alone, so that the urgent take no more than three quarters."""
+"""One step in so many goes to whose turn it is however urgent, so that the urgent take no more than three quarters."""
 _PROGRESS_SECONDS = 1.0
 """Silence after which a reader is told that there is progress."""
 _STUCK_SECONDS = 30.0
@@ -41,10 +42,17 @@ class _Job:
     """One prompt: its generator, what it produced, and where its time went."""
 
     def __init__(
-        self, engine: PrefillEngine, token_ids: list[int], skeleton: SkeletonSpec, priority: int, phases: Phases
+        self,
+        engine: PrefillEngine,
+        token_ids: list[int],
+        skeleton: SkeletonSpec,
+        priority: int,
+        phases: Phases,
+        client: int,
     ) -> None:
         self.num_tokens = len(token_ids)
         self.priority = priority
+        self.client = client
         self.outbox: asyncio.Queue[Events | Exception] = asyncio.Queue()
         self.outbox_bytes = 0
         self.cancelled = False
@@ -54,6 +62,7 @@ class _Job:
         self._layers_left = engine.model.spec.num_layers + 1
         self._phases = phases
         self.runnable_since = phases.arrived
+        self.step_seconds = 0.0
         self.context = copy_context()  # the request's, for what is logged of it elsewhere
 
     @property
@@ -73,7 +82,7 @@ class _Job:
         selected = output.select_seconds if isinstance(output, KeptLayer) else 0.0
         times = Times(started - self.runnable_since, computed - started - selected, selected, encoded - computed)
         self._phases.step(times, ends_layer=is_layer)
-        self.runnable_since = encoded
+        self.runnable_since, self.step_seconds = encoded, encoded - started
         if isinstance(output, PromptEnd):
             events.append(prefill_pb2.PrefillEvent(result=self._result(output)))
         return events
@@ -111,12 +120,15 @@ class _Job:
 
 
 class PrefillScheduler:
-    """Takes prompts in and runs their steps: the most urgent first, among equals the one with the least work left."""
+    """Takes prompts in and runs their steps: the most urgent first, among equals those of the client that has had least
+    time, and of its prompts the one with the least work left.
+    """
 
     def __init__(self, engine: PrefillEngine, max_queued_tokens: int, compute: Executor | None = None) -> None:
         """Take the engine and its bound; `compute` is the worker's one compute thread, by default a new one."""
         self._engine = engine
         self._bound = TokenBound("max_queued_tokens", max_queued_tokens)
+        self._share = FairShare()
         self._jobs: list[_Job] = []
         self._running: _Job | None = None
         self._step_started = 0.0
@@ -141,7 +153,12 @@ class PrefillScheduler:
         return self._running is None or time.monotonic() - self._step_started < _STUCK_SECONDS
 
     async def stream(
-        self, token_ids: list[int], skeleton: SkeletonSpec, priority: int = 0, phases: Phases | None = None
+        self,
+        token_ids: list[int],
+        skeleton: SkeletonSpec,
+        priority: int = 0,
+        phases: Phases | None = None,
+        client: int = 0,
     ) -> AsyncGenerator[prefill_pb2.PrefillEvent, None]:
         """Run a prompt and yield its layers as they are done. Closing the iterator cancels the prompt.
 
@@ -150,8 +167,8 @@ class PrefillScheduler:
         """
         if self._failure is not None:
             raise self._failure
-        job = _Job(self._engine, token_ids, skeleton, priority, phases or Phases())
-        self._bound.enter(job.num_tokens)
+        job = _Job(self._engine, token_ids, skeleton, priority, phases or Phases(), client)
+        self._bound.enter(job.num_tokens, client)
         self._jobs.append(job)
         self._changed.set()
         try:
@@ -182,6 +199,7 @@ class PrefillScheduler:
             except Exception as error:  # handed to the prompt's own caller, who reports it
                 output, job.finished = error, True
             self._running = None
+            self._share.add(job.client, job.step_seconds)
             if isinstance(output, Exception):
                 await self._doubt(output)
             self._deliver(job, output)
@@ -207,17 +225,20 @@ class PrefillScheduler:
             await self._changed.wait()
 
     def _choose(self, runnable: list[_Job]) -> _Job:
-        """The most urgent, then the least work left, so a short prompt waits for one step of a long one.
+        """The most urgent; among equals, clients have equal shares of the time; of a client's prompts, the one with the
+        least work left, so a short prompt waits for one step of a long one.
 
-        Every so often it is the least work left however urgent, and whoever has waited longest, so nobody waits for
-        ever.
+        Every so often it goes on however urgent others are, and whoever has waited longest, so nobody waits for ever.
         """
         self._turns += 1
+        self._share.present({job.client for job in runnable})
         if self._turns % _FAIR_TURN == 0:
             return min(runnable, key=lambda job: job.runnable_since)
-        if self._turns % _PEERS_TURN == 0:
-            return min(runnable, key=lambda job: job.work_left)
-        return min(runnable, key=lambda job: (job.priority, job.work_left))
+        by_urgency = self._turns % _PEERS_TURN != 0
+        return min(
+            runnable,
+            key=lambda job: (job.priority if by_urgency else 0, self._share.used(job.client), job.work_left),
+        )
 
     def _deliver(self, job: _Job, output: Events | Exception) -> None:
         if job.cancelled:
@@ -235,7 +256,7 @@ class PrefillScheduler:
             job.context.run(logger.info, "prompt cancelled", extra={"prompt_tokens": job.num_tokens})
         job.close()
         self._jobs.remove(job)
-        self._bound.leave(job.num_tokens)
+        self._bound.leave(job.num_tokens, job.client)
 
 
 def _num_bytes(output: Events | Exception) -> int:

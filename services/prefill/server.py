@@ -59,7 +59,9 @@ class PrefillServer(prefill_pb2_grpc.PrefillServicer):
             with recorded(len(token_ids), self._metrics) as phases:
                 async with (
                     Outlet(skeleton, request.request_id, store, self._metrics.fell_back) as outlet,
-                    aclosing(self._scheduler.stream(token_ids, skeleton, request.priority, phases)) as stream,
+                    aclosing(
+                        self._scheduler.stream(token_ids, skeleton, request.priority, phases, request.client)
+                    ) as stream,
                 ):
                     async for event in stream if self._faults is None else self._faults.strike(stream):
                         with sending(phases):
