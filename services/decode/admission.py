@@ -7,6 +7,7 @@ gives way to it. So no request keeps all others waiting, and none waits for ever
 import logging
 import time
 from collections.abc import Callable, Iterable
+from heapq import nsmallest
 from operator import attrgetter
 
 from common.errors import UnavailableError
@@ -15,13 +16,15 @@ from services.decode.group import Group, Member, number
 from services.decode.pool import KVPool
 
 _PATIENCE_SECONDS = 10.0
+_MOST_TRIED = 64
+"""Of those without memory, so many at a time are looked at: thousands may wait."""
 
 logger = logging.getLogger(__name__)
 
 
 class Admission:
-    """The members in the pool, those swapped out, and the requests that wait; called between two steps, or for more
-    room than there was.
+    """The members in the pool, those swapped out, and the requests that wait; called between two steps, but for
+    `enter`.
     """
 
     def __init__(self, pool: KVPool, max_waiting_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,9 +36,11 @@ class Admission:
         self.swapped: list[Member] = []
 
     def enter(self, group: Group) -> None:
-        """Have a request wait; raise OverloadedError if too many tokens do."""
+        """Give a request memory, or have it wait; raise OverloadedError if too many tokens do."""
         self._bound.enter(group.prompt_tokens, group.client)
         self.waiting.append(group)
+        if len(self.waiting) <= _MOST_TRIED:  # else the next step's beginning sees to all, once for all that come
+            self.admit(may_swap_out=False)
 
     def withdraw(self, group: Group) -> None:
         """Take a request that waits out of the queue."""
@@ -56,7 +61,8 @@ class Admission:
         """Give memory to those without, in their order; between two steps also what others have to give up for it."""
         self._note_overdue()
         self._number()
-        for member in sorted([*(group.members[0] for group in self.waiting), *self.swapped], key=attrgetter("rank")):
+        without = [*(group.members[0] for group in self.waiting), *self.swapped]
+        for member in nsmallest(_MOST_TRIED, without, key=attrgetter("rank")):
             needed = self._pool.blocks_needed(_needed(member))
             if may_swap_out:
                 self._make_way(member, needed)

@@ -84,7 +84,6 @@ class DecodeScheduler:
         group = Group(prompt_tokens, priority, client, next(self._arrivals), granted)
         group.members = [Member(group, slots) for slots in tokens]
         self._admission.enter(group)
-        self._admission.admit(may_swap_out=False)
         self._changed.set()
         try:
             await group.granted

@@ -20,6 +20,7 @@ from services.gateway.answers.streaming import (
     until_status,
 )
 from services.gateway.answers.whole import encoded
+from services.gateway.http.client import client_of
 from services.gateway.http.context import context_of
 from services.gateway.http.reader import RequestReader
 from services.gateway.intake.accepted import AcceptedRequest
@@ -96,9 +97,9 @@ class RequestHandler:
     ) -> Begun:
         """Return the answer once each prompt has its first token."""
         context, accepted = context_of(http), await accepting
-        priority = self._reader.priority(http, accepted.priority)
+        priority, client = self._reader.priority(http, accepted.priority), client_of(http)
         for request in accepted.requests:
-            request.priority = priority
+            request.priority, request.client = priority, client
         choices = self._choices.make(accepted)
         recorder().lap("gateway.tokenize")
         recorder().accepted(self._model_name, accepted.requests)

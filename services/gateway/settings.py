@@ -82,7 +82,11 @@ class GatewaySettings(ServiceSettings, EndpointSettings):
     most_urgent_priority: int = Field(
         0, description="the lowest `priority` that a request may have, unless its key's line says otherwise"
     )
-    max_requests: int = Field(512, ge=1, description="requests answered at the same time; more get 429")
+    max_requests: int = Field(
+        512,
+        ge=1,
+        description="requests answered at the same time, one client's being eight ninths at most; more get 429",
+    )
     max_connections: int = Field(
         900, ge=1, description="open client connections; beyond it one whose request is not worked on is closed"
     )

@@ -10,16 +10,18 @@ class FairShare:
     """Counts the seconds that each client has had.
 
     Time without anything to run is no credit: who comes, or comes back, has had at least as much as the one of those
-    present that had least.
+    there that had least.
     """
 
     def __init__(self) -> None:
         self._least = 0.0
+        self._present: AbstractSet[int] = frozenset()
         self._seconds: dict[int, float] = {}  # of those that have had more than the least
 
     def present(self, clients: AbstractSet[int]) -> None:
-        """Note who has something to run now, at least one client."""
-        self._least = min(map(self.used, clients))
+        """Note who has something to run now."""
+        self._least = min(map(self.used, clients & self._present), default=self._least)
+        self._present = clients
         self._seconds = {client: seconds for client, seconds in self._seconds.items() if seconds > self._least}
 
     def used(self, client: int) -> float:

@@ -53,11 +53,16 @@ def of(scheduler: PrefillScheduler, prompt: list[int]) -> SkeletonSpec:
 
 
 async def drain(
-    scheduler: PrefillScheduler, prompt: list[int], *, stop_after: int | None = None, priority: int = 0
+    scheduler: PrefillScheduler,
+    prompt: list[int],
+    *,
+    stop_after: int | None = None,
+    priority: int = 0,
+    client: int = 0,
 ) -> int:
     """Read a prompt's events, all or the first few; return how many."""
     count = 0
-    async with aclosing(scheduler.stream(prompt, of(scheduler, prompt), priority)) as events:
+    async with aclosing(scheduler.stream(prompt, of(scheduler, prompt), priority, client=client)) as events:
         async for _ in events:
             count += 1
             if count == stop_after:
@@ -101,6 +106,29 @@ async def test_a_long_prompt_is_not_passed_over_for_ever(engine: Recording, sche
     await asyncio.gather(*busy)
 
 
+async def test_many_prompts_of_a_client_are_no_more_than_one_to_another_client(
+    engine: Recording, scheduler: PrefillScheduler
+) -> None:
+    many = [asyncio.create_task(drain(scheduler, SHORT, client=1)) for _ in range(30)]
+    while len(engine.turns) < 3:
+        await asyncio.sleep(0.001)
+    await drain(scheduler, LONG[:60], client=2)
+    done = sum(task.done() for task in many)
+    assert done < 10, "the other client's one prompt, though it is longer, is among the first to end"
+    assert await asyncio.gather(*many) == [41] * 30
+
+
+async def test_a_clients_own_prompts_go_by_the_work_left(scheduler: PrefillScheduler) -> None:
+    ended: list[int] = []
+
+    async def ask(length: int, client: int) -> None:
+        await drain(scheduler, LONG[:length], client=client)
+        ended.append(length)
+
+    await asyncio.gather(ask(800, 1), ask(60, 1), ask(700, 2))
+    assert ended[0] == 60
+
+
 async def test_leaving_stops_a_prompt_within_a_step(engine: Recording, scheduler: PrefillScheduler) -> None:
     await drain(scheduler, LONG, stop_after=3)
     turns = len(engine.turns)
@@ -130,6 +158,15 @@ async def test_more_tokens_than_fit_are_refused(scheduler: PrefillScheduler) -> 
     with pytest.raises(OverloadedError, match="1800 prompt tokens are queued"):
         await drain(scheduler, LONG)
     assert await asyncio.gather(*running) == [41, 41]
+
+
+async def test_a_client_that_fills_the_queue_leaves_room_for_another(scheduler: PrefillScheduler) -> None:
+    running = [asyncio.create_task(drain(scheduler, LONG[:100], client=1)) for _ in range(18)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="1800 of them yours"):
+        await drain(scheduler, LONG[:100], client=1)
+    assert await drain(scheduler, LONG[:100], client=2) == 41
+    assert await asyncio.gather(*running) == [41] * 18
 
 
 async def test_an_error_of_a_prompt_reaches_its_caller_and_nobody_else(
