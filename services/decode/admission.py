@@ -17,15 +17,13 @@ from services.decode.pool import KVPool
 
 _PATIENCE_SECONDS = 10.0
 _MOST_TRIED = 64
-"""Of those without memory, so many at a time are looked at: thousands may wait."""
+"""So many of those without memory are looked at in one go: thousands may wait."""
 
 logger = logging.getLogger(__name__)
 
 
 class Admission:
-    """The members in the pool, those swapped out, and the requests that wait; called between two steps, but for
-    `enter`.
-    """
+    """The members in the pool, those swapped out, and the requests that wait."""
 
     def __init__(self, pool: KVPool, max_waiting_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
@@ -39,8 +37,7 @@ class Admission:
         """Give a request memory, or have it wait; raise OverloadedError if too many tokens do."""
         self._bound.enter(group.prompt_tokens, group.client)
         self.waiting.append(group)
-        if len(self.waiting) <= _MOST_TRIED:  # else the next step's beginning sees to all, once for all that come
-            self.admit(may_swap_out=False)
+        self.admit(may_swap_out=False)
 
     def withdraw(self, group: Group) -> None:
         """Take a request that waits out of the queue."""
@@ -58,7 +55,12 @@ class Admission:
             member.group.members.remove(member)
 
     def admit(self, *, may_swap_out: bool) -> None:
-        """Give memory to those without, in their order; between two steps also what others have to give up for it."""
+        """Give memory to those without, in their order; between two steps also what others have to give up for it.
+
+        Where very many wait it does so between two steps only: once for all that come and go meanwhile.
+        """
+        if not may_swap_out and len(self.waiting) > _MOST_TRIED:
+            return
         self._note_overdue()
         self._number()
         without = [*(group.members[0] for group in self.waiting), *self.swapped]
