@@ -1,8 +1,8 @@
 """Bookkeeping of the pool's blocks: who has which, and what is free."""
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class BlockAllocator:
@@ -39,13 +39,8 @@ class BlockAllocator:
 
     def free(self, blocks: list[int]) -> None:
         """Take blocks back from one who has them; a block that is free already is an error of ours."""
-        for block in blocks:
-            num_holders = self._num_holders.pop(block, 1)
-            if num_holders > 2:
-                self._num_holders[block] = num_holders - 1
-            elif num_holders == 1:
-                self._give_back(block)
-                self.num_free += 1
+        for start, end in _runs(self._let_go(blocks)):
+            self._give_back(start, end)
 
     def num_freed(self, blocks: Iterable[int]) -> int:
         """Return how many blocks are free once these are given back, each as often as it is named."""
@@ -88,17 +83,36 @@ class BlockAllocator:
         self._free_runs[index : index + 1] = [(taken, end)] if taken < end else []
         return list(range(start, taken))
 
-    def _give_back(self, block: int) -> None:
-        index = bisect_left(self._free_runs, (block, self.num_blocks + 1))
-        before = self._free_runs[index - 1] if index else None
-        behind = self._free_runs[index] if index < len(self._free_runs) else None
-        if not 0 <= block < self.num_blocks or (before and block < before[1]) or (behind and block >= behind[0]):
-            raise RuntimeError(f"block {block} is not in use")
-        start, end = block, block + 1
-        if before and before[1] == block:
-            start = before[0]
-            self._free_runs.remove(before)
-        if behind and behind[0] == block + 1:
-            end = behind[1]
-            self._free_runs.remove(behind)
-        insort(self._free_runs, (start, end))
+    def _let_go(self, blocks: list[int]) -> list[int]:
+        """Count one holder less; return the blocks that have none left."""
+        unheld = []
+        for block in blocks:
+            num_holders = self._num_holders.pop(block, 1)
+            if num_holders > 2:
+                self._num_holders[block] = num_holders - 1
+            elif num_holders == 1:
+                unheld.append(block)
+        return unheld
+
+    def _give_back(self, start: int, end: int) -> None:
+        """Add a run to the free ones, as a part of those beside it."""
+        first = past = bisect_left(self._free_runs, (start, self.num_blocks + 1))
+        before = self._free_runs[first - 1] if first else None
+        behind = self._free_runs[first] if first < len(self._free_runs) else None
+        if start < 0 or end > self.num_blocks or (before and start < before[1]) or (behind and end > behind[0]):
+            raise RuntimeError(f"not all blocks from {start} to {end - 1} are in use")
+        self.num_free += end - start
+        if before and before[1] == start:
+            start, first = before[0], first - 1
+        if behind and behind[0] == end:
+            end, past = behind[1], past + 1
+        self._free_runs[first:past] = [(start, end)]
+
+
+def _runs(blocks: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the runs in which blocks follow each other: (first, past the last)."""
+    first = 0
+    for place in range(1, len(blocks) + 1):
+        if place == len(blocks) or blocks[place] != blocks[place - 1] + 1:
+            yield blocks[first], blocks[place - 1] + 1
+            first = place

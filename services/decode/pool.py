@@ -7,7 +7,7 @@ format in which they crossed the network.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
@@ -109,10 +109,15 @@ class KVPool:
         return self.blocks_needed(tokens_per_layer) <= self.allocator.num_free
 
     def allocate(self, tokens_per_layer: Sequence[int]) -> SequenceKV:
-        """Return block tables for a new sequence; the caller has asked `fits`."""
+        """Return block tables for a new sequence; the caller has asked `fits`.
+
+        Room for all layers is looked for at once: requests come and go by the hundred.
+        """
         kv = SequenceKV(self._spec.windows)
+        blocks = iter(self.allocator.allocate(self.blocks_needed(tokens_per_layer)))
         for table, tokens in zip(kv.tables, tokens_per_layer, strict=True):
-            self._extend(table, _blocks(tokens))
+            table.blocks = list(islice(blocks, _blocks(tokens)))
+            table.contiguous = _is_run(table.blocks)
         return kv
 
     def free(self, kv: SequenceKV) -> None:

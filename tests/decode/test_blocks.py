@@ -77,7 +77,7 @@ def test_a_shared_block_is_free_when_everyone_has_given_it_back() -> None:
     allocator.free(blocks[:2])
     assert allocator.allocate(8) == list(range(8))
     allocator.free(list(range(8)))
-    with pytest.raises(RuntimeError, match="block 0 is not in use"):
+    with pytest.raises(RuntimeError, match="not all blocks from 0 to 0 are in use"):
         allocator.free(blocks[:1])
 
 
