@@ -119,25 +119,18 @@ class Admission:
             member.swapped = None
 
     def _grant(self, group: Group) -> None:
-        """Give a request's first answer its memory, and as many of the others as there is room for."""
+        """Give a request's first answer its memory; the others begin as copies of it, and get theirs then."""
         self.withdraw(group)
-        for member in group.members:
-            if not self._pool.fits(member.tokens):
-                break
-            member.kv = self._pool.allocate(member.tokens)
-            self.resident.append(member)
+        first = group.members[0]
+        first.kv = self._pool.allocate(first.tokens)
+        self.resident.append(first)
         if not group.granted.done():  # else it was cancelled, and is about to leave
             group.granted.set_result(None)
-            self._number()
 
     def _give_up(self, member: Member) -> None:
         """Take a member out of the pool: what it has written goes to host memory."""
         self.resident.remove(member)
         assert member.kv is not None
-        if member.sequence is None:  # it has not begun, and will do so as a copy of the first answer
-            self._pool.free(member.kv)
-            member.kv = None
-            return
         extra = {"num_running": len(self.resident), "priority": member.group.priority}
         member.group.context.run(logger.info, "sequence swapped out", extra=extra)
         try:
@@ -168,8 +161,8 @@ def _needed(member: Member) -> list[int]:
 
 
 def _may_move(member: Member) -> bool:
-    """Tell whether a member can be taken out of the pool: not the answer into which a skeleton is being loaded."""
-    return member.sequence is not None or member.group.members[0] is not member
+    """Tell whether a member can be taken out of the pool: not while a skeleton is being loaded into it."""
+    return member.sequence is not None
 
 
 def _blocks(member: Member) -> Iterable[int]:

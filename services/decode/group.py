@@ -94,7 +94,7 @@ class Group:
         priority: lower goes first.
         client: whose it is.
         arrival: its place among all requests.
-        granted: done once the first answer, and what else there was room for, has its tables.
+        granted: done once the first answer has its tables.
         events: the tokens of all answers, or what ended them.
         idle_since: when it was last without any answer in the pool, monotonic.
         is_overdue: whether it has been so for too long once.

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import psutil
 
-from common import rpc
+from common import garbage, rpc
 from common.errors import ModelLoadError
 from common.logging import configure
 from common.metrics import new_registry
@@ -48,6 +48,7 @@ def run(settings: DecodeSettings) -> None:
     engine, grammar_server, codecs = compute.submit(_load, settings).result()
     step_cost = compute.submit(StepCost.measure, engine.seconds).result()
     logger.info("cost of a step measured", extra={"base_seconds": step_cost.base, "seconds_each": step_cost.each})
+    garbage.freeze()
     with exporting("decode"):
         asyncio.run(_serve(settings, engine, grammar_server, codecs, compute, step_cost))
 

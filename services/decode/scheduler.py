@@ -68,9 +68,8 @@ class DecodeScheduler:
     ) -> AsyncIterator[Group]:
         """Wait until there is room for a request's first answer: so many slots for each, by layer; free it at exit.
 
-        Further answers get theirs at the same time as far as there is room, and wait for their turns otherwise. Raises
-        InvalidRequestError if there are more answers than sequences in the largest batch, and OverloadedError if too
-        many tokens wait already.
+        Further answers get theirs in `spread`. Raises InvalidRequestError if there are more answers than sequences in
+        the largest batch, and OverloadedError if too many tokens wait already.
         """
         if len(tokens) > self._max_running:
             raise InvalidRequestError(
@@ -115,13 +114,15 @@ class DecodeScheduler:
     def spread(self, group: Group) -> list[SequenceKV]:
         """Have every answer of a request begin with the skeleton that its first one has now; return their tables.
 
-        Those that got no memory yet begin as swapped out, when it is their turn.
+        Those for which there is no room begin as swapped out, when it is their turn.
         """
         first, skeleton = group.members[0], None
         assert first.kv is not None
         for member in group.members[1:]:
-            if member.kv is not None:
+            if self._pool.fits(member.tokens):
+                member.kv = self._pool.allocate(member.tokens)
                 self._pool.share(first.kv, member.kv)
+                self._admission.resident.append(member)
             else:
                 skeleton = skeleton or self._pool.copy_out(first.kv)
                 member.kv, member.swapped = self._pool.allocate([0] * len(member.tokens)), skeleton

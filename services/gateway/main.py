@@ -7,6 +7,7 @@ from types import FrameType
 
 import uvicorn
 
+from common import garbage
 from common.errors import ModelLoadError
 from common.logging import configure
 from common.network import check_free, is_loopback
@@ -61,6 +62,7 @@ def run(settings: GatewaySettings) -> None:
         sys.exit(1)
     _warn_of_exposure(settings)
     allow_open_files(settings.max_connections)
+    garbage.freeze()
     with exporting("gateway"):
         DrainingServer(ServerConfig(app, settings), app.state.drain).run()
 

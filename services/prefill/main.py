@@ -4,7 +4,7 @@ import asyncio
 import logging
 from concurrent.futures import Executor
 
-from common import rpc
+from common import garbage, rpc
 from common.logging import configure
 from common.metrics import new_registry
 from common.metrics_server import serving_metrics
@@ -36,6 +36,7 @@ def run(settings: PrefillSettings) -> None:
     check_ports(settings)
     compute = compute_thread("prefill", settings.threads)
     engine = compute.submit(_load, settings).result()
+    garbage.freeze()
     with exporting("prefill"):
         asyncio.run(_serve(settings, engine, compute))
 

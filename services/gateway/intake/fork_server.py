@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from common import garbage
 from common.errors import InvalidRequestError, StructKVError
 from common.logging import configure, logged_as
 from services.gateway.intake.channel import HEAD, LENGTH, Message, PortableError, framed
@@ -146,8 +147,7 @@ def main() -> None:
     (length,) = LENGTH.unpack(control.recv(LENGTH.size, socket.MSG_WAITALL))
     log_level, model = pickle.loads(control.recv(length, socket.MSG_WAITALL))  # noqa: S301
     configure("gateway", log_level, exception_messages=False)
-    gc.collect()
-    gc.freeze()
+    garbage.freeze()
     gc.disable()  # the processes are short, and looking for cycles in a large body takes longer than reading it
     ForkServer(control, model).serve()
 
