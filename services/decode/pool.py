@@ -7,7 +7,7 @@ format in which they crossed the network.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -55,8 +55,7 @@ class LayerTable:
 
     def slots(self, start: int, end: int) -> Tensor:
         """Return where in the pool the slots from `start` to `end` lie, int64."""
-        offsets = torch.tensor(self.blocks)[:, None] * BLOCK_TOKENS + torch.arange(BLOCK_TOKENS)
-        return offsets.flatten()[start:end]
+        return _slots(self.blocks).flatten()[start:end]
 
 
 class SequenceKV:
@@ -139,20 +138,26 @@ class KVPool:
         table.length = end
         table.positions.extend(positions)
 
-    def share(self, source: SequenceKV, target: SequenceKV) -> None:
-        """Have `target`, which is empty, begin with all that `source` holds.
+    def share(self, source: SequenceKV, targets: Sequence[SequenceKV]) -> None:
+        """Have all `targets`, which are empty, begin with all that `source` holds.
 
-        Full blocks, which nobody writes to any more, it gets in common; the tokens behind them are copied.
+        Full blocks, which nobody writes to any more, they get in common; the tokens behind them are copied, to all
+        targets at once: one by one, sixty answers would keep the event loop for a tenth of a second.
         """
-        for table, begun in zip(source.tables, target.tables, strict=True):
+        for layer, table in enumerate(source.tables):
             num_full = table.length // BLOCK_TOKENS
             common, tokens = table.blocks[:num_full], num_full * BLOCK_TOKENS
-            self.allocator.share(common)
-            begun.blocks = common + begun.blocks
-            begun.contiguous = _is_run(begun.blocks)
-            begun.first, begun.length, begun.positions = table.first, tokens, table.positions[:tokens]
-            behind = table.slots(tokens, table.length).to(self.keys.device)
-            self.write(begun, self.keys[behind], self.values[behind], table.positions[tokens:])
+            begun = [target.tables[layer] for target in targets]
+            for its in begun:
+                self.allocator.share(common)
+                its.blocks = common + its.blocks
+                its.contiguous = _is_run(its.blocks)
+                its.first, its.length, its.positions = table.first, table.length, table.positions.copy()
+            if behind := table.length - tokens:
+                slots = _slots([its.blocks[num_full] for its in begun])[:, :behind].flatten().to(self.keys.device)
+                copied = table.slots(tokens, table.length).repeat(len(begun)).to(self.keys.device)
+                self.keys.index_copy_(0, slots, self.keys[copied])
+                self.values.index_copy_(0, slots, self.values[copied])
 
     def view(self, table: LayerTable) -> tuple[Tensor, Tensor]:
         """Return a layer's live keys and values, [tokens, G, d]; a copy only if its blocks are scattered."""
@@ -227,5 +232,10 @@ def _blocks(tokens: int) -> int:
     return -(-tokens // BLOCK_TOKENS)
 
 
+def _slots(blocks: list[int]) -> Tensor:
+    """Return where in the pool the slots of each block lie, int64 [blocks, BLOCK_TOKENS]."""
+    return torch.tensor(blocks)[:, None] * BLOCK_TOKENS + torch.arange(BLOCK_TOKENS)
+
+
 def _is_run(blocks: list[int]) -> bool:
-    return all(behind == block + 1 for block, behind in pairwise(blocks))
+    return not blocks or blocks == list(range(blocks[0], blocks[0] + len(blocks)))

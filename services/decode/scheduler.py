@@ -116,17 +116,22 @@ class DecodeScheduler:
 
         Those for which there is no room begin as swapped out, when it is their turn.
         """
-        first, skeleton = group.members[0], None
+        first, *others = group.members
         assert first.kv is not None
-        for member in group.members[1:]:
+        begun = []
+        for member in others:
             if self._pool.fits(member.tokens):
                 member.kv = self._pool.allocate(member.tokens)
-                self._pool.share(first.kv, member.kv)
-                self._admission.resident.append(member)
-            else:
-                skeleton = skeleton or self._pool.copy_out(first.kv)
-                member.kv, member.swapped = self._pool.allocate([0] * len(member.tokens)), skeleton
-                self._admission.swapped.append(member)
+                begun.append(member)
+        if begun:
+            self._pool.share(first.kv, [member.kv for member in begun if member.kv is not None])
+            self._admission.resident += begun
+        if len(begun) < len(others):
+            skeleton = self._pool.copy_out(first.kv)
+            for member in others:
+                if member.kv is None:
+                    member.kv, member.swapped = self._pool.allocate([0] * len(member.tokens)), skeleton
+                    self._admission.swapped.append(member)
         return group.tables
 
     async def generate(self, group: Group, sequences: Iterable[Sequence]) -> AsyncGenerator[Token, None]:

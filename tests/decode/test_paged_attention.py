@@ -235,7 +235,7 @@ def decode(model: DecoderModel, backend: Backend, monkeypatch: pytest.MonkeyPatc
         sampling = Sampling(1.0, 0, 1.0, 0.0, seed, 60, frozenset())
         sequences.append(Sequence(length, kv, Answer(sampling), hidden[-1]))
     shared = pool.allocate([BLOCK_TOKENS] * num_layers)
-    pool.share(sequences[0].kv, shared)
+    pool.share(sequences[0].kv, [shared])
     sequences.append(Sequence(40, shared, Answer(sequences[0].answer.sampling, number=3), sequences[0].hidden_state))
     answers: list[list[int]] = [[] for _ in sequences]
     for members in ([0], [0, 1], [0, 1, 3], [2, 0, 1, 3], [2, 1, 3], [2, 1], [2]):

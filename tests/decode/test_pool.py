@@ -149,8 +149,7 @@ def test_a_skeleton_is_shared_up_to_its_last_full_block(pool: KVPool, tokens: in
     fill(pool, source, tokens)
     used = pool.allocator.num_blocks - pool.allocator.num_free
     answers = [pool.allocate([15 + 3] * 6) for _ in range(2)]
-    for answer in answers:
-        pool.share(source, answer)
+    pool.share(source, answers)
     assert pool.allocator.num_blocks - pool.allocator.num_free == used + 2 * 6 * 2, "two blocks each, and no more"
     pool.audit([source, *answers])
     everyone = [source, *answers]
@@ -179,7 +178,7 @@ def test_a_skeleton_is_shared_up_to_its_last_full_block(pool: KVPool, tokens: in
 def test_an_answer_that_is_swapped_leaves_the_shared_blocks_to_the_others(pool: KVPool) -> None:
     source, answer = pool.allocate([35] * 6), pool.allocate([18] * 6)
     fill(pool, source, 34)
-    pool.share(source, answer)
+    pool.share(source, [answer])
     before = [tuple(part.clone() for part in pool.view(table)) for table in answer.tables]
     swapped = pool.swap_out(answer)
     pool.audit([source])
