@@ -57,14 +57,16 @@ class Admission:
     def admit(self, *, may_swap_out: bool) -> None:
         """Give memory to those without, in their order; between two steps also what others have to give up for it.
 
-        Where very many wait it does so between two steps only: once for all that come and go meanwhile.
+        Where very many are without, it does so between two steps only: once for all that come and go meanwhile.
         """
-        if not may_swap_out and len(self.waiting) > _MOST_TRIED:
+        without = [*(group.members[0] for group in self.waiting), *self.swapped]
+        if not may_swap_out and len(without) > _MOST_TRIED:
             return
         self._note_overdue()
-        self._number()
-        without = [*(group.members[0] for group in self.waiting), *self.swapped]
-        for member in nsmallest(_MOST_TRIED, without, key=attrgetter("rank")):
+        if may_swap_out or len(without) > 1:  # else nobody's place matters
+            number({*self.waiting, *(member.group for member in [*self.resident, *self.swapped])})
+            without = nsmallest(_MOST_TRIED, without, key=attrgetter("rank"))
+        for member in without:
             needed = self._pool.blocks_needed(_needed(member))
             if may_swap_out:
                 self._make_way(member, needed)
@@ -84,9 +86,6 @@ class Admission:
         for group in self._idle():
             if now - group.idle_since > _PATIENCE_SECONDS:
                 group.is_overdue = True
-
-    def _number(self) -> None:
-        number({*self.waiting, *(member.group for member in [*self.resident, *self.swapped])})
 
     def _idle(self) -> list[Group]:
         """Return the requests of which nothing is in the pool."""
