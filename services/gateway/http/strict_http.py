@@ -26,7 +26,7 @@ _STATUS_LINE_START = b"HTTP/1.1 "
 _MAX_LEADING_ZEROS = 6
 _CHUNKS_A_READ = 32
 """To look at as many takes no longer than the read itself. Larger chunks than 8 KiB never are as many."""
-_CHUNKS_A_TURN = 256
+_CHUNKS_A_TURN = 512
 
 
 class StrictConnection(h11.Connection):
@@ -134,7 +134,8 @@ class _ChunkReader:
         self._is_last = self._is_over = False
 
     def __call__(self, buffer: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
-        raw, at, before, parts = buffer._data, 0, -1, list[bytearray]()
+        raw, parts = buffer._data, list[bytearray]()
+        at, before = self._read_whole(raw, parts), -1
         while at != before and not self._is_over:
             before = at
             if self._data_left:
@@ -150,6 +151,20 @@ class _ChunkReader:
         if any(parts):
             return h11.Data(data=b"".join(parts))
         return h11.EndOfMessage() if self._is_over else None
+
+    def _read_whole(self, raw: bytearray, parts: list[bytearray]) -> int:
+        """Read chunks that are there as a whole, several times as quickly as step by step; return the place behind."""
+        at = 0
+        if self._data_left or self._line_end_due:
+            return at
+        while self._allowance.left and (size := _CHUNK_HEAD.match(raw, at)):
+            start, end = size.end(), size.end() + int(size[1], 16)
+            if end == start or raw[end : end + 2] != b"\r\n":
+                break
+            parts.append(raw[start:end])
+            at = end + 2
+            self._allowance.left -= 1
+        return at
 
     def _skip_line_end(self, raw: bytearray, at: int) -> int:
         """Return the place behind a CRLF; the same place if it is not there yet."""
