@@ -17,7 +17,8 @@ _MAX_ANSWERING = 128
 _MAX_HEAD_BYTES = 8 * 1024
 _SECONDS = 10.0
 """For a request to come and its answer to be taken."""
-_BACKLOG = 512
+_BACKLOG = 2048
+"""Connections that wait to be taken, in turn and for a second at most; beyond it is chance who is heard."""
 _ACCEPTED_AT_ONCE = 8
 _PAUSE_SECONDS = 0.005
 """After so many: each takes a twentieth of a millisecond of the loop, which the worker needs for its tokens."""

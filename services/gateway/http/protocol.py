@@ -109,9 +109,7 @@ class BoundedProtocol(H11Protocol):
         """Read on, for as long as the client has time."""
         before = self.conn.their_state
         super().data_received(data)
-        if self.conn.their_state is not before:
-            self.phase_began = self.loop.time()
-        self._time_receiving()
+        self._note_phase(before)
 
     def handle_events(self) -> None:
         """Go through what was received, as far as it goes before the next turn."""
@@ -210,14 +208,18 @@ class BoundedProtocol(H11Protocol):
         self.flow.is_held = False
         self.transport.set_write_buffer_limits()
         self.conn.take_turn()
+        before = self.conn.their_state
         if self.cycle.response_complete or len(self.cycle.body) <= HIGH_WATER_LIMIT:
             self.flow.resume_reading()  # before the events: what is complete in the buffer stops it again
         self.handle_events()
-        self._time_receiving()
+        self._note_phase(before)
         if self._probe is not None:
             self._end_behind_last_answer()
 
-    def _time_receiving(self) -> None:
+    def _note_phase(self, before: object) -> None:
+        """Take the time of what the client does now; its state was `before`."""
+        if self.conn.their_state is not before:
+            self.phase_began = self.loop.time()
         if self._is_behind:
             self._receiving.start()
         else:
