@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
@@ -87,7 +88,15 @@ def _reference(schema: type[BaseModel]) -> JsonSchema:
 
 
 def publish(app: FastAPI, model_name: str) -> None:
-    """Complete the document that the app shows with what FastAPI cannot know; to be called with all routes there."""
+    """Show a document of the app, with what FastAPI cannot know; to be called with all other routes there.
+
+    It is written once, which takes as long as ten small answers.
+    """
+
+    async def document(_: Request) -> Response:
+        return Response(text, media_type="application/json")
+
+    app.add_route("/openapi.json", document, include_in_schema=False)
     bodies = _schemas(_BODIES, "validation")
     for schema in bodies.values():
         _accept_nulls(schema)
@@ -98,6 +107,7 @@ def publish(app: FastAPI, model_name: str) -> None:
         properties = bodies[body.__name__]["properties"]
         properties |= {name: _neutral(name) for name in UNSUPPORTED if name not in body.model_fields}
     app.openapi()["components"]["schemas"] |= bodies | _schemas(_CHUNKS, "serialization")
+    text = JSONResponse(app.openapi()).body
 
 
 def _schemas(models: Sequence[type[BaseModel]], mode: JsonSchemaMode) -> JsonSchema:

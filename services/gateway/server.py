@@ -86,6 +86,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         cors_origins=settings.cors_origins,
         title="structkv",
         lifespan=lifespan,
+        openapi_url=None,  # published below
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

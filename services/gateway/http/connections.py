@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from services.gateway.http.protocol import BoundedProtocol, ConnectionLimits
+from services.gateway.http.turns import Turns
 from services.gateway.settings import GatewaySettings
 
 MAX_HEAD_BYTES = 16 * 1024
@@ -52,6 +53,7 @@ class ServerConfig(uvicorn.Config):
             header_seconds=settings.header_timeout_seconds,
             send_seconds=settings.send_timeout_seconds,
         )
+        self.turns = Turns()
 
     def load(self) -> None:
         """Prepare what the server needs."""

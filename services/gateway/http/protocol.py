@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 import h11
 import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
@@ -15,6 +16,7 @@ from uvicorn.server import ServerState
 from services.gateway.http.crowding import network_of, to_close
 from services.gateway.http.half_close import Probe
 from services.gateway.http.strict_http import StrictConnection
+from services.gateway.http.turns import HeldFlow, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +38,10 @@ class ConnectionLimits:
 
 
 class LimitingConfig(Protocol):
-    """uvicorn's configuration, with the limits."""
+    """uvicorn's configuration, with the limits, and the turns that all connections share."""
 
     limits: ConnectionLimits
+    turns: Turns
 
 
 class _Timer:
@@ -64,7 +67,10 @@ class _Timer:
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn times only idle connections: one byte now and then is not idle, and neither is who does not read."""
+    """uvicorn times only idle connections: one byte now and then is not idle, and neither is who does not read.
+
+    It also begins what was pipelined, and reads what was sent, as quickly as it can. Here both go on in turns.
+    """
 
     def __init__(
         self,
@@ -74,7 +80,8 @@ class BoundedProtocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits = cast(LimitingConfig, config).limits
+        self._limits, self._turns = cast(LimitingConfig, config).limits, cast(LimitingConfig, config).turns
+        self.flow: HeldFlow
         self.conn: StrictConnection = StrictConnection(self._limits.max_head_bytes)
         self._receiving = _Timer(self.loop, self._limits.header_seconds, self._on_too_slow)
         self._sending = _Timer(self.loop, self._limits.send_seconds, self._on_unread)
@@ -92,6 +99,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Take the connection, if need be in the place of another one; its first request is due."""
         super().connection_made(transport)
+        self.flow = HeldFlow(transport)
         self.network = network_of(self.client[0]) if self.client else ""
         self._receiving.start()
         if len(self.connections) > self._limits.max_connections:
@@ -101,12 +109,16 @@ class BoundedProtocol(H11Protocol):
         """Read on, for as long as the client has time."""
         before = self.conn.their_state
         super().data_received(data)
-        if self.conn.their_state is not before:
-            self.phase_began = self.loop.time()
-        if self._is_behind:
-            self._receiving.start()
-        else:
-            self._receiving.stop()
+        self._note_phase(before)
+
+    def handle_events(self) -> None:
+        """Go through what was received, as far as it goes before the next turn."""
+        if self.flow.is_held:
+            return
+        super().handle_events()
+        if self.conn.needs_turn and not self.transport.is_closing():
+            self.flow.hold()
+            self._await_turn()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
         """Go on with an answer whose client has closed its side only; tell whether the connection stays."""
@@ -130,16 +142,20 @@ class BoundedProtocol(H11Protocol):
         super().resume_writing()
         if not self.transport.is_closing():  # then the rest has to go, too
             self._sending.stop()
+            if self.flow.is_held:
+                self._await_turn()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, for what the client still sends of this one, or for the end."""
         self.phase_began = self.loop.time()
+        if self.conn.their_state is h11.DONE and self.conn.has_more and not self.transport.is_closing():
+            self._hold_next_request()
         super().on_response_complete()
         if self._probe is not None:
             self._end_behind_last_answer()
         if self.transport.is_closing():
             self._await_reader()
-        elif self._is_behind and (self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]):
+        elif self._is_behind and self.conn.their_state is not h11.IDLE:
             self._receiving.start()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -160,6 +176,7 @@ class BoundedProtocol(H11Protocol):
         for timer in (self._receiving, self._sending, self._probe):
             if timer is not None:
                 timer.stop()
+        self._turns.leave(self.network, self)
         super().connection_lost(exc)
 
     @property
@@ -174,11 +191,47 @@ class BoundedProtocol(H11Protocol):
         answering = self.cycle is not None and not self.cycle.response_complete
         return answering and self.conn.their_state is not h11.SEND_BODY
 
+    def _hold_next_request(self) -> None:
+        """Let a pipelined request wait for its turn, and that wait until the answers before it are on their way."""
+        self.flow.hold()
+        self.transport.set_write_buffer_limits(high=1, low=0)
+        if not self.flow.write_paused:
+            self._await_turn()
+
+    def _await_turn(self) -> None:
+        self._turns.wait(self.network, self, self._go_on)
+
+    def _go_on(self) -> None:
+        """Take the turn: begin the next request, or read more of a body."""
+        if self.transport.is_closing():
+            return
+        self.flow.is_held = False
+        self.transport.set_write_buffer_limits()
+        self.conn.take_turn()
+        before = self.conn.their_state
+        if self.cycle.response_complete or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()  # before the events: what is complete in the buffer stops it again
+        self.handle_events()
+        self._note_phase(before)
+        if self._probe is not None:
+            self._end_behind_last_answer()
+
+    def _note_phase(self, before: object) -> None:
+        """Take the time of what the client does now; its state was `before`."""
+        if self.conn.their_state is not before:
+            self.phase_began = self.loop.time()
+        if self._is_behind:
+            self._receiving.start()
+        else:
+            self._receiving.stop()
+
     def _end_behind_last_answer(self) -> None:
         """Close the connection of a client that sends no more, once all of its requests are answered."""
+        if self.flow.is_held:
+            return
         if not self._is_answering:
             self.transport.close()
-        elif not self.conn.trailing_data[0]:
+        elif not self.conn.has_more:
             self.cycle.keep_alive = False
 
     def _make_room(self) -> None:
