@@ -98,11 +98,11 @@ async def pieces(client: httpx.AsyncClient, request: Request) -> AsyncIterator[s
                 yield json.loads(line.removeprefix("data: "))["choices"][0]["text"]
 
 
-@pytest.mark.parametrize("tokens", [1, 20])
+@pytest.mark.parametrize(("tokens", "temperature"), [(1, 0.0), (20, 0.9)])
 async def test_a_frozen_decode_worker_loses_its_answers(
-    tokens: int, service: Service, client: httpx.AsyncClient
+    tokens: int, temperature: float, service: Service, client: httpx.AsyncClient
 ) -> None:
-    request = Request(f"Frozen after {tokens}.", 0.0, seed=0, max_tokens=300)
+    request = Request(f"Frozen after {tokens}.", temperature, seed=0, max_tokens=300)
     text, num_pieces, arrived, longest = "", 0, time.monotonic(), 0.0
     with ExitStack() as stack:
         async for piece in pieces(client, request):
