@@ -115,6 +115,12 @@ class BoundedProtocol(H11Protocol):
         """Go through what was received, as far as it goes before the next turn."""
         if self.flow.is_held:
             return
+        if self.conn.is_pipelining:
+            self._hold_next_request()
+        else:
+            self._handle_events()
+
+    def _handle_events(self) -> None:
         super().handle_events()
         if self.conn.needs_turn and not self.transport.is_closing():
             self.flow.hold()
@@ -209,9 +215,9 @@ class BoundedProtocol(H11Protocol):
         self.transport.set_write_buffer_limits()
         self.conn.take_turn()
         before = self.conn.their_state
-        if self.cycle.response_complete or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+        if self.cycle is None or self.cycle.response_complete or len(self.cycle.body) <= HIGH_WATER_LIMIT:
             self.flow.resume_reading()  # before the events: what is complete in the buffer stops it again
-        self.handle_events()
+        self._handle_events()
         self._note_phase(before)
         if self._probe is not None:
             self._end_behind_last_answer()
@@ -220,7 +226,7 @@ class BoundedProtocol(H11Protocol):
         """Take the time of what the client does now; its state was `before`."""
         if self.conn.their_state is not before:
             self.phase_began = self.loop.time()
-        if self._is_behind:
+        if self._is_behind and not (self.flow.is_held and self.conn.their_state is h11.IDLE):
             self._receiving.start()
         else:
             self._receiving.stop()

@@ -47,6 +47,15 @@ class StrictConnection(h11.Connection):
         return len(self._receive_buffer) > 0
 
     @property
+    def is_pipelining(self) -> bool:
+        """Whether more was received than a first request without a body."""
+        data = self._receive_buffer._data
+        if self.their_state is not h11.IDLE or (end := _HEAD_END.search(data)) is None or end.end() == len(data):
+            return False
+        head = bytes(data[: end.end()])
+        return not (_CONTENT_LENGTH.search(head) or _TRANSFER_ENCODING.search(head))
+
+    @property
     def needs_turn(self) -> bool:
         """Whether the body goes on in more chunks than are read in one go."""
         return not self._chunks.left

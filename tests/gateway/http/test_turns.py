@@ -72,6 +72,29 @@ async def test_another_is_answered_before_thousands_of_pipelined_requests(
                 assert len(answered) - before < FEW
 
 
+async def test_of_a_crowd_that_pipelines_one_begins_at_a_time(
+    gateway: Gateway, answered: list[BoundedProtocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.http.turns._PAUSE_SECONDS", 3600.0)
+    async with reachable(gateway) as connect, AsyncExitStack() as stack:
+        for _ in range(20):
+            await (await stack.enter_async_context(connect())).send(HEALTH * 2)
+        async with connect() as other:
+            for _ in range(10):
+                await other.send(HEALTH)
+                assert await other.status() == 200
+        assert len(answered) <= 11
+
+
+async def test_a_turn_is_waited_for_without_a_limit(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.http.turns._PAUSE_SECONDS", 0.8)
+    async with reachable(gateway, header_timeout_seconds=0.3) as connect, connect() as one, connect() as other:
+        for client in (one, other):
+            await client.send(HEALTH * 2)
+        for client in (one, other):
+            assert [await client.status() for _ in range(2)] == [200, 200]
+
+
 async def test_one_request_after_the_other_waits_for_no_turn(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.gateway.http.turns._PAUSE_SECONDS", 3600.0)
     async with reachable(gateway) as connect, connect() as greedy, connect() as client:
