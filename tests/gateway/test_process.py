@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,3 +204,15 @@ async def test_a_load_balancer_gets_the_time_that_is_set_to_see_it() -> None:
         await until(gateway.is_draining)
         assert await gateway.exit_code() == 0
         assert time.monotonic() - stopped >= 1
+
+
+async def test_hundreds_find_room_while_it_is_busy() -> None:
+    """Whoever finds none tries again after a second: for `/health` too long."""
+    async with running() as gateway:
+        gateway.process.send_signal(signal.SIGSTOP)
+        address = (gateway.http.base_url.host, gateway.http.base_url.port)
+        with ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(socket.create_connection(address, timeout=0.5))
+            gateway.process.send_signal(signal.SIGCONT)
+            assert (await gateway.http.get("/health")).status_code == 200

@@ -1,13 +1,16 @@
 """The HTTP server under the app, and its bounds on connections: how many, how large a head, how long they may take."""
 
+import asyncio
 import logging
 import resource
+import socket
 import ssl
 from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
 
+from services.gateway.http.crowding import Crowd
 from services.gateway.http.protocol import BoundedProtocol, ConnectionLimits
 from services.gateway.http.turns import Turns
 from services.gateway.settings import GatewaySettings
@@ -17,8 +20,10 @@ MAX_HEAD_BYTES = 16 * 1024
 
 _CLOSE_SECONDS = 1
 """For connections to close once no request is under way, or the grace time is over."""
-_BACKLOG = 512
-"""Connections that the kernel holds until they are accepted; all of them may be accepted at once."""
+_ACCEPTED_AT_ONCE = 64
+"""Connections that asyncio takes before it looks at anything else: a few milliseconds' work."""
+_BACKLOG = 4096
+"""Connections that the kernel holds until they are accepted. Whoever finds no room there tries again after a second."""
 _OTHER_OPEN_FILES = 256
 
 logger = logging.getLogger(__name__)
@@ -38,7 +43,7 @@ class ServerConfig(uvicorn.Config):
             http=BoundedProtocol,
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=_CLOSE_SECONDS,
-            backlog=_BACKLOG,
+            backlog=_ACCEPTED_AT_ONCE,
             proxy_headers=False,  # whoever is on this machine could say to be anybody
             ssl_certfile=settings.http_tls_cert,
             ssl_keyfile=settings.http_tls_key,
@@ -54,6 +59,7 @@ class ServerConfig(uvicorn.Config):
             send_seconds=settings.send_timeout_seconds,
         )
         self.turns = Turns()
+        self.crowd: Crowd[BoundedProtocol] = Crowd()
 
     def load(self) -> None:
         """Prepare what the server needs."""
@@ -62,9 +68,16 @@ class ServerConfig(uvicorn.Config):
             self.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
 
 
+def lengthen_backlog(listener: asyncio.Server) -> None:
+    """Have the kernel hold more connections than asyncio, which knows one number for both, accepts at once."""
+    for listening in listener.sockets:
+        with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
+            same.listen(_BACKLOG)
+
+
 def allow_open_files(max_connections: int) -> None:
     """Raise the process' soft limit of open files to what so many connections need, as far as the system lets it."""
-    needed = max_connections + _BACKLOG + _OTHER_OPEN_FILES
+    needed = max_connections + _ACCEPTED_AT_ONCE + _OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

@@ -1,12 +1,16 @@
-"""Who has to go when there are too many connections: of the place that has most, whoever has waited longest."""
+"""Who has to go when there are too many connections: of the network that has most, whoever has waited longest."""
 
 import ipaddress
-from collections import Counter
-from collections.abc import Collection
-from typing import Protocol, TypeVar
+import logging
+import time
+from typing import Generic, Protocol, TypeVar
 
 _IPV6_CLIENT_BITS = 64
 """Whoever has one IPv6 address usually has all with these first bits."""
+
+_LOG_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
@@ -28,6 +32,67 @@ class Connection(Protocol):
 ConnectionT = TypeVar("ConnectionT", bound=Connection)
 
 
+class Crowd(Generic[ConnectionT]):
+    """The open connections by network, of each in the order in which their phases began.
+
+    So that room is made in less time than it takes to accept a connection: thousands may come in a second.
+    """
+
+    def __init__(self) -> None:
+        self._by_network: dict[str, dict[ConnectionT, None]] = {}
+        self._num_closed = 0
+        self._logged_at = -_LOG_SECONDS
+        self.size = 0
+
+    def enter(self, connection: ConnectionT) -> None:
+        """Take a connection in."""
+        self._by_network.setdefault(connection.network, {})[connection] = None
+        self.size += 1
+
+    def begins_phase(self, connection: ConnectionT) -> None:
+        """Have a connection be the last of its network, if it is still there."""
+        connections = self._by_network.get(connection.network, {})
+        if connection in connections:
+            connections[connection] = connections.pop(connection)
+
+    def leave(self, connection: ConnectionT) -> None:
+        """Forget a connection, if it is still there."""
+        connections = self._by_network.get(connection.network, {})
+        if connection in connections:
+            self.size -= 1
+            del connections[connection]
+            if not connections:
+                del self._by_network[connection.network]
+
+    def make_room(self) -> ConnectionT | None:
+        """Return the connection to close, which is forgotten; None if all are worked on.
+
+        It is one of the network that has most connections, so whoever fills the server up pays for it.
+        """
+        leaving = self._longest_waiting()
+        if leaving is not None:
+            self.leave(leaving)
+            self._log_closed()
+        return leaving
+
+    def _longest_waiting(self) -> ConnectionT | None:
+        found, most = None, 0
+        for connections in sorted(self._by_network.values(), key=len, reverse=True):
+            if len(connections) < most:
+                break
+            waiting = next((one for one in connections if not one.is_worked_on), None)
+            if waiting is not None and (found is None or waiting.phase_began < found.phase_began):
+                found, most = waiting, len(connections)
+        return found
+
+    def _log_closed(self) -> None:
+        self._num_closed += 1
+        now = time.monotonic()
+        if now - self._logged_at >= _LOG_SECONDS:
+            logger.warning("too many connections", extra={"closed": self._num_closed, "open": self.size})
+            self._num_closed, self._logged_at = 0, now
+
+
 def network_of(address: str) -> str:
     """Return what connections from one place have in common: the address, or an IPv6 address' network."""
     try:
@@ -37,13 +102,3 @@ def network_of(address: str) -> str:
     if parsed.version == 4:
         return address
     return str(ipaddress.ip_network((parsed, _IPV6_CLIENT_BITS), strict=False))
-
-
-def to_close(connections: Collection[ConnectionT]) -> ConnectionT | None:
-    """Return the connection that makes room; None if all are worked on.
-
-    It is one of the place that has most connections, so whoever fills the server up pays for it.
-    """
-    counts = Counter(connection.network for connection in connections)
-    waiting = (connection for connection in connections if not connection.is_worked_on)
-    return max(waiting, key=lambda one: (counts[one.network], -one.phase_began), default=None)

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
-from services.gateway.http.crowding import network_of, to_close
+from services.gateway.http.crowding import Crowd, network_of
 from services.gateway.http.half_close import Probe
 from services.gateway.http.strict_http import StrictConnection
 from services.gateway.http.turns import HeldFlow, Turns
@@ -38,10 +38,11 @@ class ConnectionLimits:
 
 
 class LimitingConfig(Protocol):
-    """uvicorn's configuration, with the limits, and the turns that all connections share."""
+    """uvicorn's configuration, with the limits, and what all connections share."""
 
     limits: ConnectionLimits
     turns: Turns
+    crowd: "Crowd[BoundedProtocol]"
 
 
 class _Timer:
@@ -80,7 +81,8 @@ class BoundedProtocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits, self._turns = cast(LimitingConfig, config).limits, cast(LimitingConfig, config).turns
+        limiting = cast(LimitingConfig, config)
+        self._limits, self._turns, self._crowd = limiting.limits, limiting.turns, limiting.crowd
         self.flow: HeldFlow
         self.conn: StrictConnection = StrictConnection(self._limits.max_head_bytes)
         self._receiving = _Timer(self.loop, self._limits.header_seconds, self._on_too_slow)
@@ -102,7 +104,8 @@ class BoundedProtocol(H11Protocol):
         self.flow = HeldFlow(transport)
         self.network = network_of(self.client[0]) if self.client else ""
         self._receiving.start()
-        if len(self.connections) > self._limits.max_connections:
+        self._crowd.enter(self)
+        if self._crowd.size > self._limits.max_connections:
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
@@ -140,7 +143,7 @@ class BoundedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Wait for a client that does not read as quickly as it is sent to."""
         super().pause_writing()
-        self.phase_began = self.loop.time()
+        self._begin_phase()
         self._await_reader()
 
     def resume_writing(self) -> None:
@@ -153,7 +156,7 @@ class BoundedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, for what the client still sends of this one, or for the end."""
-        self.phase_began = self.loop.time()
+        self._begin_phase()
         if self.conn.their_state is h11.DONE and self.conn.has_more and not self.transport.is_closing():
             self._hold_next_request()
         super().on_response_complete()
@@ -183,6 +186,7 @@ class BoundedProtocol(H11Protocol):
             if timer is not None:
                 timer.stop()
         self._turns.leave(self.network, self)
+        self._crowd.leave(self)
         super().connection_lost(exc)
 
     @property
@@ -225,7 +229,7 @@ class BoundedProtocol(H11Protocol):
     def _note_phase(self, before: object) -> None:
         """Take the time of what the client does now; its state was `before`."""
         if self.conn.their_state is not before:
-            self.phase_began = self.loop.time()
+            self._begin_phase()
         if self._is_behind and not (self.flow.is_held and self.conn.their_state is h11.IDLE):
             self._receiving.start()
         else:
@@ -240,10 +244,13 @@ class BoundedProtocol(H11Protocol):
         elif not self.conn.has_more:
             self.cycle.keep_alive = False
 
+    def _begin_phase(self) -> None:
+        self.phase_began = self.loop.time()
+        self._crowd.begins_phase(self)
+
     def _make_room(self) -> None:
-        leaving = to_close(cast("set[BoundedProtocol]", self.connections)) or self
-        logger.warning("connection closed for another", extra={"max_connections": self._limits.max_connections})
-        self.connections.discard(leaving)  # at once, or the next one would close it again
+        leaving = self._crowd.make_room() or self
+        self._crowd.leave(leaving)
         leaving.transport.abort()
 
     def _await_reader(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.gateway.http.crowding import network_of, to_close
+from services.gateway.http.crowding import Crowd, network_of
 from tests.gateway.conftest import Gateway, StartGateway
 from tests.gateway.http.sockets import BODY, HEALTH, asking, head, reachable
 
@@ -101,19 +101,42 @@ async def test_scrapes_at_once_are_rendered_once(gateway: Gateway) -> None:
     assert time.monotonic() - started < 10
 
 
-@dataclass
+@dataclass(eq=False)
 class Connection:
     network: str
     phase_began: float
     is_worked_on: bool = False
 
 
+def crowd_of(*connections: Connection) -> Crowd[Connection]:
+    crowd: Crowd[Connection] = Crowd()
+    for connection in sorted(connections, key=lambda one: one.phase_began):
+        crowd.enter(connection)
+    return crowd
+
+
 def test_who_makes_room_for_another() -> None:
     one, other = Connection("a", 3.0), Connection("a", 2.0)
     lonely, busy = Connection("b", 1.0), Connection("a", 0.0, is_worked_on=True)
-    assert to_close([one, other, lonely, busy]) is other, "of the crowd, the one that has waited longest"
-    assert to_close([busy, lonely]) is lonely
-    assert to_close([busy]) is None
+    crowd = crowd_of(one, other, lonely, busy)
+    assert crowd.make_room() is other, "of the crowd, the one that has waited longest"
+    assert crowd.size == 3
+    assert crowd.make_room() is one
+    assert crowd.make_room() is lonely, "where all of the crowd are worked on"
+    assert crowd.make_room() is None
+    assert crowd.size == 1
+
+
+def test_who_does_something_has_not_waited_longest() -> None:
+    one, other, third = Connection("a", 1.0), Connection("a", 2.0), Connection("b", 1.5)
+    crowd = crowd_of(one, other, third)
+    one.phase_began = 3.0
+    crowd.begins_phase(one)
+    assert crowd.make_room() is other
+    assert crowd.make_room() is third, "of networks that have as many, whoever has waited longest"
+    crowd.begins_phase(third)
+    crowd.leave(third)
+    assert crowd.size == 1, "who has gone stays so"
 
 
 @pytest.mark.parametrize(
