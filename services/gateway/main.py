@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import socket
 import sys
 from types import FrameType
 
@@ -13,7 +12,7 @@ from common.errors import ModelLoadError
 from common.logging import configure
 from common.network import check_free, is_loopback
 from common.trace_export import exporting
-from services.gateway.http.connections import ServerConfig, allow_open_files, lengthen_backlog
+from services.gateway.http.connections import Server, ServerConfig, allow_open_files
 from services.gateway.http.drain import Drain
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
@@ -21,19 +20,13 @@ from services.gateway.settings import GatewaySettings
 logger = logging.getLogger(__name__)
 
 
-class DrainingServer(uvicorn.Server):
+class DrainingServer(Server):
     """Listens on while it drains, so that `/ready` and new requests get an answer; uvicorn alone would stop at once."""
 
     def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
         super().__init__(config)
         self._drain = drain
         self._told = False
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
-        await super().startup(sockets)
-        for listener in self.servers:
-            lengthen_backlog(listener)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Begin to drain at the first signal; at the second, wait for nothing any more."""

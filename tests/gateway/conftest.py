@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import grpc
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from llguidance import LLTokenizer
@@ -20,7 +19,7 @@ from common.pb import decode_pb2, decode_pb2_grpc
 from common.rpc import bind, error_boundary
 from common.settings import DEFAULT_MODEL
 from common.tls import Tls
-from services.gateway.http.connections import ServerConfig
+from services.gateway.http.connections import Server, ServerConfig
 from services.gateway.intake.process import ForkServerProcess, JobProcess
 from services.gateway.server import create_app
 from services.gateway.settings import GatewaySettings
@@ -250,7 +249,7 @@ async def listening(app: FastAPI, **settings: object) -> AsyncIterator[str]:
     """Serve an app whose lifespan already runs over real sockets, as the gateway does; yield its base URL."""
     defaults: dict[str, object] = {"port": 0, "decode_workers": "a:1", "prefill_workers": "b:1"}
     config = ServerConfig(app, GatewaySettings(**(defaults | {"shutdown_grace_seconds": 1} | settings)), lifespan="off")
-    server = uvicorn.Server(config)
+    server = Server(config)
     serving = asyncio.create_task(server.serve())
 
     async def started() -> bool:

@@ -1,6 +1,5 @@
 """The HTTP server under the app, and its bounds on connections: how many, how large a head, how long they may take."""
 
-import asyncio
 import logging
 import resource
 import socket
@@ -68,11 +67,15 @@ class ServerConfig(uvicorn.Config):
             self.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
 
 
-def lengthen_backlog(listener: asyncio.Server) -> None:
-    """Have the kernel hold more connections than asyncio, which knows one number for both, accepts at once."""
-    for listening in listener.sockets:
-        with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
-            same.listen(_BACKLOG)
+class Server(uvicorn.Server):
+    """uvicorn's, with more connections in the kernel's queue than are accepted at once: asyncio has one number."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        for listening in (one for server in self.servers for one in server.sockets):
+            with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
+                same.listen(_BACKLOG)
 
 
 def allow_open_files(max_connections: int) -> None:

@@ -8,6 +8,10 @@ from typing import Self
 from common.pb import decode_pb2
 from services.gateway.workers.decode_client import DecodeCall, DecodeClient
 
+_OPENING = 8
+"""Prompts of one request on their way to their first tokens: enough to keep prefill busy. All 64 at once have a decode
+worker's event loop take the interpreter from its steps for a third of a second."""
+
 
 class DecodeCalls:
     """Running calls, one for each prompt. Whoever has them closes them."""
@@ -20,10 +24,16 @@ class DecodeCalls:
 
     @classmethod
     async def open(cls, client: DecodeClient, requests: Sequence[decode_pb2.GenerateRequest], deadline: float) -> Self:
-        """Open all calls at once, and wait for each one's first event. If one fails, the others are cancelled."""
+        """Open all calls, a few at a time; wait for each one's first event. If one fails, the others are cancelled."""
         if len(requests) == 1:
             return cls([await client.open(requests[0], deadline)])
-        opening = [asyncio.create_task(client.open(request, deadline)) for request in requests]
+        turn = asyncio.Semaphore(_OPENING)
+
+        async def open_one(request: decode_pb2.GenerateRequest) -> DecodeCall:
+            async with turn:
+                return await client.open(request, deadline)
+
+        opening = [asyncio.create_task(open_one(request)) for request in requests]
         try:
             return cls(await asyncio.gather(*opening))
         except BaseException:

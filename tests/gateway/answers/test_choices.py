@@ -190,3 +190,25 @@ async def test_a_client_that_leaves_cancels_every_prompts_call(gateway: Gateway)
 async def test_a_worker_that_makes_no_sense_is_an_error(gateway: Gateway, event: dict) -> None:
     gateway.decode.script = [decode_pb2.GenerateEvent(token_ids=[5], skeleton=SKELETON, **event)]
     assert error_of(await gateway.complete(), 500)["code"] == "internal_error"
+
+
+async def test_many_prompts_are_sent_on_a_few_at_a_time(gateway: Gateway) -> None:
+    """A request's prompts do not make a decode worker's running streams wait by all coming at once."""
+    going, num_sent = asyncio.Event(), list[int]()
+    first, *rest = events([5, 6])
+
+    def script(_: decode_pb2.GenerateRequest) -> list[Step]:
+        num_sent.append(len(gateway.decode.requests))
+        return [going, first, 0.05, *rest]
+
+    gateway.decode.script_for = script
+    asking = asyncio.create_task(gateway.complete(prompt=[[500]] * 64, max_tokens=2))
+
+    async def some_wait() -> bool:
+        return len(num_sent) >= 8
+
+    await until(some_wait)
+    await asyncio.sleep(0.1)
+    assert len(num_sent) == 8
+    going.set()
+    assert len((await asking).json()["choices"]) == 64
