@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.attack.attacker import Attacker
 from benchmarks.attack.catalogue import ATTACKS
-from benchmarks.attack.summary import Outcome, rows
+from benchmarks.attack.summary import Outcome, misses, pooled, rows
 from benchmarks.attack.usage import Usage
 from benchmarks.attack.victim import Service, answers_again, watch
 from benchmarks.attack.wire import Target
@@ -18,6 +18,7 @@ from common.model.source import served_name
 
 _HOST = "127.0.0.1"
 _WARM_SECONDS = 3.0
+_MOST_TIMES = 3
 _RECOVERY_SECONDS = 120.0
 _REST_SECONDS = 3.0
 """Between the first answer after an attack and the look at the memory that is left."""
@@ -50,10 +51,22 @@ def _run(
     target, service = _start(processes, model, vocab_size)
     asyncio.run(watch(service, _WARM_SECONDS, Usage(processes.pids)))
     for attack in attacks:
-        outcome = asyncio.run(_attack(attack, target, service, processes, seconds))
+        outcome = _attack(attack, target, service, processes, seconds)
         yield outcome
         if outcome.recovery is None or not processes.all_run():
             return
+
+
+def _attack(name: str, target: Target, service: Service, processes: Processes, seconds: float) -> Outcome:
+    """Attack once, and twice more what misses a target: a moment of somebody else's work on the machine looks alike."""
+    outcomes: list[Outcome] = []
+    while len(outcomes) < _MOST_TIMES:
+        outcome = asyncio.run(_attack_once(name, target, service, processes, seconds))
+        outcomes.append(outcome)
+        held = not misses(Record("attack", {}, list(rows(outcome))), name)
+        if (held and len(outcomes) == 1) or outcome.recovery is None or not processes.all_run():
+            break
+    return pooled(outcomes)
 
 
 def _start(processes: Processes, model: str, vocab_size: int) -> tuple[Target, Service]:
@@ -70,7 +83,7 @@ def _start(processes: Processes, model: str, vocab_size: int) -> tuple[Target, S
     )
 
 
-async def _attack(name: str, target: Target, service: Service, processes: Processes, seconds: float) -> Outcome:
+async def _attack_once(name: str, target: Target, service: Service, processes: Processes, seconds: float) -> Outcome:
     with Attacker(name, target) as attacker:
         usage = Usage({**processes.pids, "attacker": attacker.pid})
         quiet = await watch(service, seconds, usage)

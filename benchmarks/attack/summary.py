@@ -1,8 +1,10 @@
 """From what the victim saw to figures, and whether the service held."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from benchmarks.attack.victim import Phase
 from benchmarks.attack.wire import Tally
@@ -28,6 +30,7 @@ class Outcome:
         after: bytes of each process's memory when the service had recovered.
         recovery: seconds from the attack's end to a short request's answer; None if there was none.
         tally: what the attacker got.
+        times: how often it was tried.
     """
 
     attack: str
@@ -36,6 +39,35 @@ class Outcome:
     after: Mapping[str, int]
     recovery: float | None
     tally: Tally
+    times: int = 1
+
+
+def pooled(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return an attack that was tried several times as one: all that the victim saw, the largest sizes and waits."""
+    recoveries = [outcome.recovery for outcome in outcomes]
+    return Outcome(
+        outcomes[0].attack,
+        _pooled([outcome.quiet for outcome in outcomes]),
+        _pooled([outcome.attacked for outcome in outcomes]),
+        _largest([outcome.after for outcome in outcomes]),
+        None if None in recoveries else max(known for known in recoveries if known is not None),
+        sum((outcome.tally for outcome in outcomes), Counter()),
+        len(outcomes),
+    )
+
+
+def _pooled(phases: Sequence[Phase]) -> Phase:
+    seen = ("gaps", "first_tokens", "formed", "tokenized", "health", "worker")
+    return Phase(
+        *([sample for phase in phases for sample in getattr(phase, name)] for name in seen),
+        failures=sum((phase.failures for phase in phases), Counter()),
+        memory=_largest([phase.memory for phase in phases]),
+        cpu={name: fmean(phase.cpu[name] for phase in phases) for name in phases[0].cpu},
+    )
+
+
+def _largest(sizes: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return {name: max(known.get(name, 0) for known in sizes) for name in sizes[0]}
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
@@ -59,6 +91,7 @@ def rows(outcome: Outcome) -> Iterator[Row]:
     for process, cores in outcome.attacked.cpu.items():
         yield Row("cpu", {"attack": outcome.attack, "phase": "attacked", "process": process}, [cores], "cores")
     own: dict[str, Parameter] = {"attack": outcome.attack, "phase": "after"}
+    yield Row("times", own, [outcome.times], "")
     for process, size in outcome.after.items():
         yield Row("memory", {**own, "process": process}, [size], "bytes")
     yield Row("recovery", own, [] if outcome.recovery is None else [outcome.recovery], "s")

@@ -28,7 +28,8 @@ def table(record: Record) -> Iterator[str]:
     yield f"inter-token latency is at most {MAX_RATIO:g} times the quiet one, `/health` answers within"
     yield f"{MAX_HEALTH_SECONDS:g} s, no first token comes more than {MAX_WAIT_SECONDS:g} s later than the latest"
     yield "before, and nothing of the victim's fails. Pairs are quiet / attacked. The attacker has the least priority"
-    yield "that the system gives, so that its own CPU time counts little."
+    yield "that the system gives, so that its own CPU time counts little. What missed was tried twice more, and has the"
+    yield "figures of all three together."
     if known:
         yield f"The quiet p99 of inter-token latency over {len(known)} phases: {median(known):.0f} ms, from"
         yield f"{min(known):.0f} to {max(known):.0f} ms."
@@ -69,7 +70,7 @@ def _cells(record: Record, attack: str) -> list[str]:
     recovery = record.median("recovery", attack=attack)
     return [
         attack,
-        "**" + ", ".join(missed) + "**" if missed else "held",
+        ("**" + ", ".join(missed) + "**" if missed else "held") + _times(record, attack),
         _NOTHING if math.isinf(quotient := ratio(record, attack)) else f"{quotient:.2f}",
         *(_pair(record, attack, name, 1000) for name in ("itl_p50", "itl_p99", "itl_max")),
         *(_pair(record, attack, name) for name in ("health", "first_token", "formed", "tokenize", "worker")),
@@ -79,6 +80,11 @@ def _cells(record: Record, attack: str) -> list[str]:
         _NOTHING if recovery is None else f"{recovery:.1f}",
         _counts(record, "got", attack=attack),
     ]
+
+
+def _times(record: Record, attack: str) -> str:
+    times = record.median("times", attack=attack) or 1
+    return f", {times:g} times" if times > 1 else ""
 
 
 def _pair(record: Record, attack: str, name: str, factor: float = 1.0) -> str:

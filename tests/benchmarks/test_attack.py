@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.attack.catalogue import ATTACKS
 from benchmarks.attack.measure import choose
-from benchmarks.attack.summary import Outcome, held_share, misses, percentile, ratio, rows
+from benchmarks.attack.summary import Outcome, held_share, misses, percentile, pooled, ratio, rows
 from benchmarks.attack.table import table
 from benchmarks.attack.usage import Usage
 from benchmarks.attack.victim import Phase, Service, answers_again, watch
@@ -62,6 +62,25 @@ def test_the_ratio_is_of_the_99th_percentiles() -> None:
 )
 def test_what_a_victim_misses(attacked: Phase, missed: list[str]) -> None:
     assert misses(record(outcome(attacked)), "a") == missed
+
+
+def test_what_was_tried_again_counts_as_one() -> None:
+    """A moment is not one in a hundred of three times as much; the longest waits, and all failures, still count."""
+    moment = phase(0.2, gaps=[0.2] * 98 + [5.0, 5.0], health=[0.1, 1.2], failures=Counter({"completion 429": 1}))
+    moment.memory["gateway"], moment.cpu["gateway"] = 5, 0.9
+    calm = phase(0.2, gaps=[0.2] * 100, memory={"gateway": 3}, cpu={"gateway": 0.3})
+    once, again = outcome(moment), replace(outcome(calm), recovery=2.0)
+    both = record(pooled([once, again, again]))
+    assert misses(record(once), "a") == ["p99", "/health", "failures"]
+    assert misses(both, "a") == ["/health", "failures"]
+    assert ratio(both, "a") == pytest.approx(2)
+    assert both.median("pieces", attack="a", phase="attacked") == 300
+    assert both.median("memory", attack="a", phase="attacked", process="gateway") == 5
+    assert both.median("cpu", attack="a", process="gateway") == pytest.approx(0.5)
+    assert both.median("recovery", attack="a") == 2
+    assert both.median("got", attack="a", what="413") == 9
+    assert any(line.startswith("| a | **/health, failures**, 3 times | 2.00 |") for line in table(both))
+    assert pooled([once, replace(again, recovery=None)]).recovery is None
 
 
 def test_the_table_has_every_attack_with_its_figures() -> None:
