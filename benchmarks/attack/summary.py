@@ -57,9 +57,16 @@ def pooled(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def _pooled(phases: Sequence[Phase]) -> Phase:
-    seen = ("gaps", "first_tokens", "formed", "tokenized", "health", "worker")
+    def seen(name: str) -> list[float]:
+        return [sample for phase in phases for sample in getattr(phase, name)]
+
     return Phase(
-        *([sample for phase in phases for sample in getattr(phase, name)] for name in seen),
+        seen("gaps"),
+        seen("first_tokens"),
+        seen("formed"),
+        seen("tokenized"),
+        seen("health"),
+        seen("worker"),
         failures=sum((phase.failures for phase in phases), Counter()),
         memory=_largest([phase.memory for phase in phases]),
         cpu={name: fmean(phase.cpu[name] for phase in phases) for name in phases[0].cpu},

@@ -19,8 +19,9 @@ MAX_HEAD_BYTES = 16 * 1024
 
 _CLOSE_SECONDS = 1
 """For connections to close once no request is under way, or the grace time is over."""
-_ACCEPTED_AT_ONCE = 64
-"""Connections that asyncio takes before it looks at anything else: a few milliseconds' work."""
+_ACCEPTED_AT_ONCE = 4
+"""Connections that asyncio takes in a round of its loop. A token needs several rounds on its way to a client, each of
+which reads, and mostly refuses, what was accepted before it: with 64, a wave of connections is half a second's gap."""
 _BACKLOG = 4096
 """Connections that the kernel holds until they are accepted. Whoever finds no room there tries again after a second."""
 _OTHER_OPEN_FILES = 256
