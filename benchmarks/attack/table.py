@@ -28,8 +28,9 @@ def table(record: Record) -> Iterator[str]:
     yield f"inter-token latency is at most {MAX_RATIO:g} times the quiet one, `/health` answers within"
     yield f"{MAX_HEALTH_SECONDS:g} s, no first token comes more than {MAX_WAIT_SECONDS:g} s later than the latest"
     yield "before, and nothing of the victim's fails. Pairs are quiet / attacked. The attacker has the least priority"
-    yield "that the system gives, so that its own CPU time counts little. What missed was tried twice more, and has the"
-    yield "figures of all three together."
+    yield "that the system gives, so that its own CPU time counts little."
+    if any(_times(record, attack) for attack in names):
+        yield "What missed was tried again, and has the figures of all times together."
     if known:
         yield f"The quiet p99 of inter-token latency over {len(known)} phases: {median(known):.0f} ms, from"
         yield f"{min(known):.0f} to {max(known):.0f} ms."

@@ -35,7 +35,7 @@ ConnectionT = TypeVar("ConnectionT", bound=Connection)
 class Crowd(Generic[ConnectionT]):
     """The open connections by network, of each in the order in which their phases began.
 
-    So that room is made in less time than it takes to accept a connection: thousands may come in a second.
+    One network may open thousands in a second, so room is made without a look at all that it has.
     """
 
     def __init__(self) -> None:

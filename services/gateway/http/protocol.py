@@ -249,9 +249,9 @@ class BoundedProtocol(H11Protocol):
         self._crowd.begins_phase(self)
 
     def _make_room(self) -> None:
-        leaving = self._crowd.make_room() or self
-        self._crowd.leave(leaving)
-        leaving.transport.abort()
+        leaving = self._crowd.make_room()
+        if leaving is not None:
+            leaving.transport.abort()
 
     def _await_reader(self) -> None:
         self._unsent_bytes = self.transport.get_write_buffer_size()

@@ -9,8 +9,8 @@ from common.pb import decode_pb2
 from services.gateway.workers.decode_client import DecodeCall, DecodeClient
 
 _OPENING = 8
-"""Prompts of one request on their way to their first tokens: enough to keep prefill busy. All 64 at once have a decode
-worker's event loop take the interpreter from its steps for a third of a second."""
+"""Prompts of one request on their way to their first tokens: enough to keep prefill busy. All 64 at once keep a decode
+worker's event loop busy, which takes the interpreter from its steps."""
 
 
 class DecodeCalls:
