@@ -156,6 +156,28 @@ def attack(
 
 
 @app.command()
+def gpu(
+    out: Annotated[Path, typer.Option(help="JSON file of the results, written anew after each part")],
+    minutes: Annotated[float, typer.Option(min=0.1, help="the time that all parts together may take")] = 10.0,
+    device: Annotated[str, typer.Option(help="torch device; on a cpu everything is tiny, to try the command")] = "cuda",
+    parts: Annotated[str, typer.Option(help="names of parts, separated by commas; every one if empty")] = "",
+) -> None:
+    """What only a GPU can show: that the device computes what it should, and the speed of every part on it."""
+    from benchmarks.gpu.parts import PARTS  # noqa: PLC0415
+    from benchmarks.gpu.run import run  # noqa: PLC0415
+
+    names = [name.strip() for name in parts.split(",")] if parts else list(PARTS)
+    if unknown := set(names) - set(PARTS):
+        raise typer.BadParameter(f"no part is named {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    failed = False
+    for line in run(out, device, minutes, names):
+        typer.echo(line)
+        failed |= line.startswith("FAIL")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(out: Out = _OUT) -> None:
     """Write RESULTS.md and the pictures from the JSON files that are there."""
     from benchmarks.report import write  # noqa: PLC0415

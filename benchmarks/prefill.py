@@ -13,7 +13,7 @@ from benchmarks.flops import LayerShape, largest_speedup
 from benchmarks.measure import in_turns, random_tokens
 from benchmarks.peak import peak_row
 from benchmarks.peer import PeerError, VllmPeer
-from benchmarks.random_llama import random_llama
+from benchmarks.random_models import random_llama
 from benchmarks.record import Parameters, Record, Row, head
 from benchmarks.reference import ReferencePrefill, load_reference
 from common.model.decoder import DecoderModel

@@ -16,7 +16,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.errors import StructKVError
 
-_STRUCTKV = str(Path(sys.executable).with_name("structkv"))
 _HOST = "127.0.0.1"
 _READY_SECONDS = 300.0
 _STOP_SECONDS = 40.0
@@ -79,7 +78,8 @@ class Processes:
 
     def _start(self, kind: str, address: str, flags: tuple[str, ...], is_ready: Callable[[], bool]) -> int:
         host, _, port = address.rpartition(":")
-        command = [_STRUCTKV, kind, "--model", self._model, "--host", host, "--port", port, *flags]
+        flags = ("--model", self._model, "--host", host, "--port", port, *flags)
+        command = [sys.executable, "-m", "services.cli", kind, *flags]
         self._log_folder.mkdir(parents=True, exist_ok=True)
         log = self._log_folder / f"{kind}-{port}.log"
         with log.open("wb") as output:

@@ -46,10 +46,11 @@ class GraphedForward:
     how to go on (experts), the same computation runs over the same tensors without a graph.
     """
 
-    def __init__(self, model: DecoderModel, pool: KVPool) -> None:
+    def __init__(self, model: DecoderModel, pool: KVPool, *, captures: bool = True) -> None:
+        """Take the model and its KV memory; without `captures` no graph is made anywhere."""
         self._model = model
         self._pool = pool
-        self._captures = model.device.type == "cuda" and not model.has_experts
+        self._captures = captures and model.device.type == "cuda" and not model.has_experts
         self._steps: dict[tuple[int, int], _Step] = {}
         # Graphs never run at the same time and keep nothing in it for later: all share one piece of memory.
         self._memory = torch.cuda.graph_pool_handle() if self._captures else None
