@@ -3,8 +3,8 @@
 from collections import Counter
 
 _TIMES_FREE = 8
-"""Who holds so many times of what is free gets no more: one client has eight ninths at most, and another one of the
-rest likewise. Dynamic thresholds, as switches share their memory among ports (Choudhury and Hahne, 1998)."""
+"""Who would hold more than so many times of what is left free gets no more: one client has eight ninths at most, and
+another one of the rest likewise; a single thing of any size, if there is room. Dynamic thresholds, as switches share their memory among ports (Choudhury and Hahne, 1998)."""
 
 
 class FairBound:
@@ -23,8 +23,8 @@ class FairBound:
 
     def excess(self, amount: int, client: int) -> int:
         """Return how much has to be given back before a client may take an amount; 0 if it may at once."""
-        free = self._most - self.total
-        return max(0, amount - free, self._held[client] // _TIMES_FREE + 1 - free if self._held[client] else 0)
+        free_for_others = -(-(self._held[client] + amount) // _TIMES_FREE) if self._held[client] else 0
+        return max(0, amount + free_for_others - (self._most - self.total))
 
     def take(self, amount: int, client: int) -> None:
         """Note that a client holds more."""

@@ -174,6 +174,7 @@ async def start_workers() -> AsyncIterator[StartWorkers]:
                 engine,
                 max_running=max_running,
                 max_waiting_tokens=max_waiting_tokens,
+                max_requests=1000,
                 step_cost=step_cost,
                 on_step=decode_metrics.stepped,
             )

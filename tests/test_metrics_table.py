@@ -59,7 +59,7 @@ def gateway(_: DecoderModel) -> CollectorRegistry:
 def decode(model: DecoderModel) -> CollectorRegistry:
     registry = new_registry("decode", "model")
     engine = DecodeEngine(model, KVPool(model.spec, 16, model.device))
-    scheduler = DecodeScheduler(engine, max_running=1, max_waiting_tokens=1)
+    scheduler = DecodeScheduler(engine, max_running=1, max_waiting_tokens=1, max_requests=1)
     DecodeMetrics(registry).watch(scheduler, engine.pool)
     return registry
 

@@ -1,5 +1,6 @@
 """How large everything is: as on a GPU of 80 GB, or tiny, so that the command can be tried without one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -29,9 +30,9 @@ class Scale:
 
     device: str
     dtype: torch.dtype = torch.bfloat16
-    llama: dict[str, object] = field(default_factory=dict)
-    llama_1b: dict[str, object] = field(default_factory=dict)
-    gemma: dict[str, object] = field(default_factory=dict)
+    llama: Mapping[str, object] = field(default_factory=dict)
+    llama_1b: Mapping[str, object] = field(default_factory=dict)
+    gemma: Mapping[str, object] = field(default_factory=dict)
     truth_layers: int = 4
     truth_tokens: int = 8192
     prompts: tuple[int, ...] = (32768, 131072)

@@ -1,7 +1,7 @@
 """Who has KV memory: answers wait for it, hold it, and give way to each other.
 
-Everyone's order is their `Rank`. Who does not fit is passed over by who does; after _PATIENCE_SECONDS, what came later
-gives way to it. So no request keeps all others waiting, and none waits for ever.
+Everyone's order is their `Rank`. Who does not fit is passed over by those of the next _MOST_TRIED who do; after
+_PATIENCE_SECONDS, what came later gives way to it. So no request keeps all others waiting, and none waits for ever.
 """
 
 import logging
@@ -14,6 +14,7 @@ from common.errors import UnavailableError
 from common.token_bound import TokenBound
 from services.decode.group import Group, Member, number
 from services.decode.pool import KVPool
+from services.decode.queue import Queue
 
 _PATIENCE_SECONDS = 10.0
 _MOST_TRIED = 64
@@ -29,14 +30,14 @@ class Admission:
         self._pool = pool
         self._bound = TokenBound("max_waiting_tokens", max_waiting_tokens)
         self._clock = clock
-        self.waiting: list[Group] = []
+        self.waiting = Queue()
         self.resident: list[Member] = []
         self.swapped: list[Member] = []
 
     def enter(self, group: Group) -> None:
         """Give a request memory, or have it wait; raise OverloadedError if too many tokens do."""
         self._bound.enter(group.prompt_tokens, group.client)
-        self.waiting.append(group)
+        self.waiting.add(group)
         self.admit(may_swap_out=False)
 
     def withdraw(self, group: Group) -> None:
@@ -59,12 +60,13 @@ class Admission:
 
         Where very many are without, it does so between two steps only: once for all that come and go meanwhile.
         """
-        without = [*(group.members[0] for group in self.waiting), *self.swapped]
-        if not may_swap_out and len(without) > _MOST_TRIED:
+        if not may_swap_out and len(self.waiting) + len(self.swapped) > _MOST_TRIED:
             return
-        self._note_overdue()
+        waiting = self.waiting.next(_MOST_TRIED)
+        without = [*(group.members[0] for group in waiting), *self.swapped]
+        self._note_overdue(waiting)
         if may_swap_out or len(without) > 1:  # else nobody's place matters
-            number({*self.waiting, *(member.group for member in [*self.resident, *self.swapped])})
+            number({*waiting, *(member.group for member in [*self.resident, *self.swapped])})
             without = nsmallest(_MOST_TRIED, without, key=attrgetter("rank"))
         for member in without:
             needed = self._pool.blocks_needed(_needed(member))
@@ -81,16 +83,12 @@ class Admission:
             self._give_up(max(filter(_may_move, self.resident), key=attrgetter("rank")))
         return member in self.resident
 
-    def _note_overdue(self) -> None:
+    def _note_overdue(self, waiting: list[Group]) -> None:
+        """Note which requests of which nothing is in the pool have waited too long."""
         now = self._clock()
-        for group in self._idle():
+        for group in [*waiting, *(member.group for member in self.swapped if member.group.members[0] is member)]:
             if now - group.idle_since > _PATIENCE_SECONDS:
                 group.is_overdue = True
-
-    def _idle(self) -> list[Group]:
-        """Return the requests of which nothing is in the pool."""
-        first_swapped = [member.group for member in self.swapped if member.group.members[0] is member]
-        return [*self.waiting, *first_swapped]
 
     def _make_way(self, member: Member, needed: int) -> None:
         """Have those give way who must, the last first, if it is enough together."""

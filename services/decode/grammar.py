@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 from common.errors import GrammarError, OverloadedError, UnavailableError
+from common.fair_bound import FairBound
 from services.decode.grammar_process import GrammarProcess, GrammarServer
 
 _MAX_PROCESSES = 64
@@ -50,6 +51,7 @@ class GrammarCompiler:
         self._processes: OrderedDict[str, GrammarProcess] = OrderedDict()
         self._refused: OrderedDict[str, str] = OrderedDict()
         self._numbers = count()
+        self._in_use = FairBound(_MAX_PROCESSES)
 
     def close(self) -> None:
         """End all its processes."""
@@ -58,27 +60,50 @@ class GrammarCompiler:
 
     @asynccontextmanager
     async def matchers(
-        self, grammar: str, max_tokens: int, answers: Sequence[Sequence[int]]
+        self, grammar: str, max_tokens: int, answers: Sequence[Sequence[int]], client: int = 0
     ) -> AsyncIterator[Sequence[Matcher | None]]:
         """Hold a matcher for each answer, past the tokens that it has so far; None for each without a grammar.
 
-        Raises GrammarError for a grammar that cannot be compiled, or that an answer does not follow.
+        Raises GrammarError for a grammar that cannot be compiled, or that an answer does not follow, and
+        OverloadedError if too many are in use, of all clients or of this one.
         """
         if not grammar:
             yield [None] * len(answers)
             return
         process = await self._process(grammar)
-        process.num_users += 1
+        self._begin_use(process, client)
         opened: list[Matcher] = []
         try:
             opened = await self._open(process, grammar, max_tokens, answers)
             yield opened
         finally:
-            process.num_users -= 1
+            self._end_use(process)
             if process.has_ended and self._processes.get(grammar) is process:
                 del self._processes[grammar]
             elif opened:
                 process.close([matcher.number for matcher in opened])
+
+    def _begin_use(self, process: GrammarProcess, client: int) -> None:
+        """Count a use; the first one is its client's among those that are in use, until the last one ends."""
+        if not process.num_users:
+            if self._in_use.excess(1, client):
+                raise OverloadedError(
+                    f"{self._in_use.total} grammars are in use, {self._in_use.held(client)} of them yours"
+                )
+            self._in_use.take(1, client)
+            process.brought_by = client
+        process.num_users += 1
+
+    def _end_use(self, process: GrammarProcess) -> None:
+        process.num_users -= 1
+        if not process.num_users:
+            self._forget_use(process)
+
+    def _forget_use(self, process: GrammarProcess) -> None:
+        """Count a process no longer: nobody uses it, or it is about to end."""
+        if process.brought_by is not None:
+            self._in_use.give_back(1, process.brought_by)
+            process.brought_by = None
 
     async def _open(
         self, process: GrammarProcess, grammar: str, max_tokens: int, answers: Sequence[Sequence[int]]
@@ -135,4 +160,6 @@ class GrammarCompiler:
         grammar = next(idle, None) or next(slow, None)
         if grammar is None:
             raise OverloadedError(f"{_MAX_PROCESSES} grammars are in use")
-        self._processes.pop(grammar).kill(OverloadedError("the grammar takes long, and others wait"))
+        process = self._processes.pop(grammar)
+        self._forget_use(process)
+        process.kill(OverloadedError("the grammar takes long, and others wait"))

@@ -98,6 +98,7 @@ class Group:
         events: the tokens of all answers, or what ended them.
         idle_since: when it was last without any answer in the pool, monotonic.
         is_overdue: whether it has been so for too long once.
+        last_turn: the number of the newest turn of one of its answers that another's could have had as well.
         context: the request's, for what is logged of it elsewhere.
     """
 
@@ -110,6 +111,7 @@ class Group:
     events: asyncio.Queue[Token | Exception] = field(default_factory=asyncio.Queue)
     idle_since: float = field(default_factory=time.monotonic)
     is_overdue: bool = False
+    last_turn: int = 0
     context: Context = field(default_factory=copy_context)
 
     @property

@@ -34,6 +34,9 @@ from services.decode.settings import DecodeSettings
 from services.decode.skeleton_loader import SkeletonLoader
 from services.decode.step_cost import StepCost
 
+_FOR_HEALTH_CHECKS = 16
+"""One call in so many is none of a request's."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -82,6 +85,7 @@ async def _serve(
         engine,
         max_running=settings.max_running,
         max_waiting_tokens=settings.max_waiting_tokens,
+        max_requests=settings.max_rpcs - settings.max_rpcs // _FOR_HEALTH_CHECKS,
         compute=compute,
         step_cost=step_cost,
         on_step=metrics.stepped,

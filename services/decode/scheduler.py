@@ -10,8 +10,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import count
+from operator import attrgetter
 
-from common.errors import InvalidRequestError, StructKVError, WorkerFailedError
+from common.errors import InvalidRequestError, OverloadedError, StructKVError, WorkerFailedError
+from common.fair_bound import FairBound
 from services.decode.admission import Admission
 from services.decode.engine import DecodeEngine, Drawn, Sequence
 from services.decode.group import Finish, Group, Member, Token
@@ -37,6 +39,7 @@ class DecodeScheduler:
         *,
         max_running: int,
         max_waiting_tokens: int,
+        max_requests: int,
         compute: Executor | None = None,
         step_cost: StepCost | None = None,
         on_step: Callable[[float, int], None] = lambda *_: None,
@@ -50,6 +53,7 @@ class DecodeScheduler:
         self._pool = engine.pool
         self._max_running = max_running
         self._admission = Admission(engine.pool, max_waiting_tokens)
+        self._places = FairBound(max_requests)
         self._groups: list[Group] = []  # that have memory
         self._arrivals = count()
         self._turns = Turns(max_running, step_cost)
@@ -69,7 +73,7 @@ class DecodeScheduler:
         """Wait until there is room for a request's first answer: so many slots for each, by layer; free it at exit.
 
         Further answers get theirs in `spread`. Raises InvalidRequestError if there are more answers than sequences in
-        the largest batch, and OverloadedError if too many tokens wait already.
+        the largest batch, and OverloadedError if too many tokens wait already, or there are too many requests.
         """
         if len(tokens) > self._max_running:
             raise InvalidRequestError(
@@ -79,10 +83,15 @@ class DecodeScheduler:
             )
         if self._failure is not None:
             raise self._failure
+        if self._places.excess(1, client):
+            raise OverloadedError(
+                f"{self._places.total} prompts are here already, {self._places.held(client)} of them yours (max_rpcs)"
+            )
         granted = asyncio.get_running_loop().create_future()
         group = Group(prompt_tokens, priority, client, next(self._arrivals), granted)
         group.members = [Member(group, slots) for slots in tokens]
         self._admission.enter(group)
+        self._places.take(1, client)
         self._changed.set()
         try:
             await group.granted
@@ -124,8 +133,8 @@ class DecodeScheduler:
                 member.kv = self._pool.allocate(member.tokens)
                 begun.append(member)
         if begun:
+            self._admission.resident += begun  # if sharing fails, their blocks are freed with them
             self._pool.share(first.kv, [member.kv for member in begun if member.kv is not None])
-            self._admission.resident += begun
         if len(begun) < len(others):
             skeleton = self._pool.copy_out(first.kv)
             for member in others:
@@ -205,15 +214,17 @@ class DecodeScheduler:
     def _take_turns(self) -> list[Member]:
         """Return those whose turn the next step is, each with a slot for what it appends; the last give way for it."""
         resident = self._admission.resident
-        batch = []
-        for member in self._turns.choose(
-            filter(self._is_ready, resident), len({id(member.group) for member in resident})
-        ):
+        chosen = self._turns.choose(filter(self._is_ready, resident), len({id(member.group) for member in resident}))
+        batch = set()
+        # By rank, the order in which they give way: nobody gives way who is in the batch already.
+        for member in sorted(chosen, key=attrgetter("rank")):
             if self._admission.make_room(member):
                 self._engine.append_slots(_sequence(member))
-                self._turns.taken(member)
-                batch.append(member)
-        return batch
+                batch.add(member)
+        in_turn = [member for member in chosen if member in batch]
+        for member in in_turn:
+            self._turns.taken(member)
+        return in_turn
 
     def _is_ready(self, member: Member) -> bool:
         return member.sequence is not None and member not in self._following
@@ -273,6 +284,7 @@ class DecodeScheduler:
             self._admission.withdraw(group)
         if group in self._groups:
             self._groups.remove(group)
+        self._places.give_back(1, group.client)
         for member in list(group.members):
             self._let_go(member)
         self._admission.admit(may_swap_out=False)

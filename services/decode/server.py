@@ -69,7 +69,9 @@ class DecodeServer(decode_pb2_grpc.DecodeServicer):
             self._check_codec(spec.codec.name)
             tokens = engine.tokens_to_reserve(len(token_ids), selection, sampling, [*map(len, replays.values())])
             async with (
-                self._grammars.matchers(sampling.grammar, sampling.max_tokens, [*replays.values()]) as matchers,
+                self._grammars.matchers(
+                    sampling.grammar, sampling.max_tokens, [*replays.values()], request.client
+                ) as matchers,
                 self._scheduler.reserve(tokens, len(token_ids), request.priority, request.client) as group,
             ):
                 waited, remaining = record.admitted(), context.time_remaining()

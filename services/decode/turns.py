@@ -22,13 +22,15 @@ class Turns:
         self._max_running = max_running
         self._step_cost = step_cost
         self._numbers = count(1)
+        self._further: set[Member] = set()
 
     def choose(self, ready: Iterable[Member], num_requests: int) -> list[Member]:
         """Return whose turn it is of those who are ready; there are so many requests, theirs and others."""
         by_rank = sorted(ready, key=attrgetter("rank"))
         if self._step_cost is not None and num_requests > 1:
             first = _first(by_rank)
-            further = _in_turn(set(by_rank).difference(first))
+            self._further = set(by_rank).difference(first)
+            further = _in_turn(self._further)
             most = self._step_cost.most_sequences(max(1, len(first)), len(by_rank))
             by_rank = first + further[: most - len(first)]
         return by_rank[: self._max_running]
@@ -36,6 +38,8 @@ class Turns:
     def taken(self, member: Member) -> None:
         """Note that a member has its turn."""
         member.last_turn = next(self._numbers)
+        if member in self._further:
+            member.group.last_turn = member.last_turn
 
 
 def _first(by_rank: list[Member]) -> list[Member]:
@@ -50,11 +54,15 @@ def _first(by_rank: list[Member]) -> list[Member]:
 
 
 def _in_turn(members: Iterable[Member]) -> list[Member]:
-    """Order members by urgency; then all clients have equal shares, and of a client all requests; then who waits
-    longest is next.
+    """Order members by urgency; then all clients have equal shares, and of a client all requests; then whose client
+    waits longest for such a turn is next, and of its members who does.
     """
     in_turn = sorted(members, key=lambda member: member.last_turn)
     in_turn = _dealt(in_turn, lambda member: member.group)
+    last_turns: Counter[int] = Counter()
+    for member in in_turn:
+        last_turns[member.group.client] = max(last_turns[member.group.client], member.group.last_turn)
+    in_turn.sort(key=lambda member: last_turns[member.group.client])
     in_turn = _dealt(in_turn, lambda member: member.group.client)
     return sorted(in_turn, key=lambda member: member.group.priority)
 

@@ -71,11 +71,11 @@ class RequestHandler:
         but a stream that waits longer begins without one. A client that leaves ends the work at whichever await it is.
         Raises StructKVError and ClientDisconnect.
         """
-        context, deadline = context_of(http), self._reader.deadline(http)
+        context, deadline, client = context_of(http), self._reader.deadline(http), client_of(http)
         body = await self._reader.read(http)
         recorder().lap("gateway.receive")
         streams = asyncio.get_running_loop().create_future()
-        accepting = self._intake.accept(endpoint.kind, body, context.request_id, deadline, streams)
+        accepting = self._intake.accept(endpoint.kind, body, context.request_id, deadline, streams, client)
         del body  # it is not kept: what is left of it is what has been accepted
         opening = asyncio.ensure_future(self._begin(http, accepting, endpoint.shape, deadline))
         try:
@@ -119,5 +119,5 @@ class TokenizationHandler:
     async def handle(self, http: Request, kind: TokenizationKind) -> Response:
         """Answer one request; a client that leaves ends the work. Raises StructKVError and ClientDisconnect."""
         body, deadline = await self._reader.read(http), self._reader.deadline(http)
-        work = self._intake.answer(kind, body, context_of(http).request_id, deadline)
+        work = self._intake.answer(kind, body, context_of(http).request_id, deadline, client_of(http))
         return Response(await unless_disconnected(http.receive, work), media_type="application/json")

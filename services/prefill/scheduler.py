@@ -62,7 +62,6 @@ class _Job:
         self._layers_left = engine.model.spec.num_layers + 1
         self._phases = phases
         self.runnable_since = phases.arrived
-        self.step_seconds = 0.0
         self.context = copy_context()  # the request's, for what is logged of it elsewhere
 
     @property
@@ -82,7 +81,7 @@ class _Job:
         selected = output.select_seconds if isinstance(output, KeptLayer) else 0.0
         times = Times(started - self.runnable_since, computed - started - selected, selected, encoded - computed)
         self._phases.step(times, ends_layer=is_layer)
-        self.runnable_since, self.step_seconds = encoded, encoded - started
+        self.runnable_since = encoded
         if isinstance(output, PromptEnd):
             events.append(prefill_pb2.PrefillEvent(result=self._result(output)))
         return events
@@ -198,10 +197,10 @@ class PrefillScheduler:
                 )
             except Exception as error:  # handed to the prompt's own caller, who reports it
                 output, job.finished = error, True
-            self._running = None
-            self._share.add(job.client, job.step_seconds)
+            self._share.add(job.client, time.monotonic() - self._step_started)
             if isinstance(output, Exception):
                 await self._doubt(output)
+            self._running = None
             self._deliver(job, output)
 
     async def _doubt(self, error: Exception) -> None:

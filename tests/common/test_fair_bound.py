@@ -31,9 +31,24 @@ def test_many_clients_have_equal_shares() -> None:
     assert bound.total >= 0.98 * 900
 
 
-def test_a_small_bound_can_be_used_by_one() -> None:
-    for most in range(1, 9):
-        assert fill(FairBound(most), 1) == most
+def test_of_a_small_bound_one_leaves_something_too() -> None:
+    assert fill(FairBound(1), 1) == 1
+    for most in range(2, 9):
+        bound = FairBound(most)
+        assert fill(bound, 1) == most - 1
+        assert fill(bound, 2) == 1
+
+
+def test_large_amounts_leave_others_their_part_as_small_ones_do() -> None:
+    bound = FairBound(900)
+    bound.take(700, 1)
+    assert bound.excess(150, 1) > 0
+    assert not bound.excess(100, 1)
+    assert not bound.excess(150, 2)
+
+
+def test_one_thing_may_take_all_the_room_there_is() -> None:
+    assert not FairBound(900).excess(900, 1)
 
 
 def test_what_is_given_back_may_be_taken_again() -> None:

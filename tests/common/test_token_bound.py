@@ -28,10 +28,10 @@ def bound(clock: Clock) -> TokenBound:
 
 def test_entries_fit_up_to_the_bound(bound: TokenBound) -> None:
     bound.enter(600)
-    bound.enter(400)
+    bound.enter(400, client=1)
     with pytest.raises(OverloadedError, match=r"1000 prompt tokens are queued.*max_queued_tokens \(1000\)"):
         bound.enter(1)
-    bound.leave(400)
+    bound.leave(400, client=1)
     bound.enter(1)
 
 
@@ -49,7 +49,7 @@ def retry_after(bound: TokenBound, tokens: int) -> int | None:
 
 def test_a_refusal_says_when_the_queue_has_room_at_its_pace(bound: TokenBound, clock: Clock) -> None:
     bound.enter(100)
-    bound.enter(900)
+    bound.enter(900, client=1)
     clock.seconds += 2
     bound.leave(100)  # 50 tokens a second
     assert retry_after(bound, 600) == 10
@@ -60,7 +60,7 @@ def test_the_time_in_which_nothing_was_queued_is_not_the_queues_pace(bound: Toke
     clock.seconds += 2
     bound.leave(100)
     clock.seconds += 3600
-    bound.enter(1000)
+    bound.enter(1000, client=1)
     assert retry_after(bound, 500) == 10
 
 

@@ -30,9 +30,11 @@ def model(tiny: Callable[[str], DecoderModel]) -> DecoderModel:
 class Queue:
     """A scheduler whose memory is taken, and requests that wait for it."""
 
-    def __init__(self, model: DecoderModel, max_waiting_tokens: int) -> None:
+    def __init__(self, model: DecoderModel, max_waiting_tokens: int, max_requests: int = 100) -> None:
         self.engine = DecodeEngine(model, poisoned_pool(model, LAYERS * 4))
-        self.scheduler = DecodeScheduler(self.engine, max_running=4, max_waiting_tokens=max_waiting_tokens)
+        self.scheduler = DecodeScheduler(
+            self.engine, max_running=4, max_waiting_tokens=max_waiting_tokens, max_requests=max_requests
+        )
         self.order: list[str] = []
 
     @asynccontextmanager
@@ -40,11 +42,13 @@ class Queue:
         async with self.scheduler.reserve([ALL], 1):
             yield
 
-    async def enter(self, name: str, tokens_per_layer: list[int], prompt_tokens: int = 10, priority: int = 0):
+    async def enter(
+        self, name: str, tokens_per_layer: list[int], prompt_tokens: int = 10, priority: int = 0, client: int = 0
+    ):
         """Start a request that notes its name once it has its memory; return when it waits."""
 
         async def wait() -> None:
-            async with self.scheduler.reserve([tokens_per_layer], prompt_tokens, priority):
+            async with self.scheduler.reserve([tokens_per_layer], prompt_tokens, priority, client):
                 self.order.append(name)
                 await asyncio.sleep(0)
 
@@ -110,11 +114,23 @@ async def test_more_tokens_than_may_wait_are_refused(queue: Queue) -> None:
             await tasks[1]
         tasks[0].cancel()
         await asyncio.gather(tasks[0], return_exceptions=True)
-        tasks = [await queue.enter(name, ALL, prompt_tokens=50) for name in "ab"]
+        tasks = [await queue.enter(name, ALL, prompt_tokens=50, client=ord(name)) for name in "ab"]
         with pytest.raises(OverloadedError):
             await (await queue.enter("c", ALL, prompt_tokens=1))
     await asyncio.gather(*tasks)
     assert queue.order == ["a", "b"]
+
+
+async def test_one_client_leaves_others_room_among_as_many_requests_as_there_may_be(model: DecoderModel) -> None:
+    queue = Queue(model, max_waiting_tokens=1000, max_requests=9)
+    async with queue.full():
+        tasks = [await queue.enter(name, ALL, prompt_tokens=1) for name in "abcdefg"]
+        with pytest.raises(OverloadedError, match="8 prompts are here already, 8 of them yours"):
+            await (await queue.enter("h", ALL, prompt_tokens=1))
+        tasks.append(await queue.enter("i", ALL, prompt_tokens=1, client=1))
+    await asyncio.gather(*tasks)
+    await (await queue.enter("j", ALL, prompt_tokens=1))
+    assert sorted(queue.order) == [*"abcdefgij"]
 
 
 async def test_a_full_worker_says_so_and_when_to_come_again(model: DecoderModel, start_workers: StartWorkers) -> None:

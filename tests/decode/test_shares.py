@@ -8,6 +8,7 @@ import pytest
 
 from common.model.decoder import DecoderModel
 from common.pb import decode_pb2
+from services.decode.step_cost import StepCost
 from tests.conftest import FULL, StartWorkers, Workers
 from tests.decode.test_several_answers import alone, answers, asking
 
@@ -74,6 +75,27 @@ async def test_answers_beyond_the_first_give_their_memory_to_others(
     assert await many == expected
     assert "sequence swapped out" in caplog.messages
     await workers.until_idle()
+
+
+async def test_who_has_a_turn_does_not_give_way_in_it(
+    model: DecoderModel, start_workers: StartWorkers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Turns and memory have orders of their own: further answers have their turns, and the last of all gives way."""
+    caplog.set_level("INFO", logger="services.decode.admission")
+    dear = StepCost(base=1.0, each=0.5)
+    roomy = await start_workers(model, step_cost=dear)
+    wish = {"temperature": 1.0, "seed": 5}
+    expected = await answers(roomy, asking(roomy.request(PROMPT, 150, **wish), 4))
+    tight = await start_workers(model, num_blocks=LAYERS * 56, step_cost=dear)
+    urgent = asyncio.create_task(answers(tight, asking(tight.request(PROMPT, 150, **wish), 4)))
+    patient = [tight.request(PROMPT, 150) for _ in range(2)]
+    for client, request in enumerate(patient, 1):
+        request.priority, request.client = 5, client
+    others = await asyncio.gather(*(tight.tokens(request) for request in patient))
+    assert await urgent == expected
+    assert all(tokens == others[0] for tokens in others)
+    assert "sequence swapped out" in caplog.messages
+    await tight.until_idle()
 
 
 async def test_a_large_request_is_not_passed_for_ever(

@@ -55,6 +55,15 @@ def requests(granted: "asyncio.Future[None]") -> Requests:
     return Requests(granted)
 
 
+def test_where_there_are_fewer_places_than_clients_all_have_as_many_turns(requests: Requests) -> None:
+    requests.add(1, answers=100)
+    requests.add(2, answers=2)
+    requests.add(3, answers=2, requests=3)
+    turns = Turns(256, StepCost(base=0.0, each=1.0))  # one place beyond the first answers
+    had = sum(requests.turns(turns, 300), Counter())
+    assert {client: number - 300 for client, number in had.items()} == {1: 100, 2: 100, 3: 100}
+
+
 def test_one_clients_many_requests_are_no_more_than_anothers_one(requests: Requests) -> None:
     requests.add(1, answers=64, requests=8)
     requests.add(2)

@@ -1,6 +1,8 @@
 """Sharing the prefill worker: fairness, cancellation, bounds."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 
@@ -153,7 +155,7 @@ async def test_a_reader_that_does_not_read_holds_up_only_itself(
 
 
 async def test_more_tokens_than_fit_are_refused(scheduler: PrefillScheduler) -> None:
-    running = [asyncio.create_task(drain(scheduler, LONG)) for _ in range(2)]
+    running = [asyncio.create_task(drain(scheduler, LONG, client=client)) for client in (1, 2)]
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError, match="1800 prompt tokens are queued"):
         await drain(scheduler, LONG)
@@ -161,12 +163,38 @@ async def test_more_tokens_than_fit_are_refused(scheduler: PrefillScheduler) -> 
 
 
 async def test_a_client_that_fills_the_queue_leaves_room_for_another(scheduler: PrefillScheduler) -> None:
-    running = [asyncio.create_task(drain(scheduler, LONG[:100], client=1)) for _ in range(18)]
+    running = [asyncio.create_task(drain(scheduler, LONG[:100], client=1)) for _ in range(17)]
     await asyncio.sleep(0)
-    with pytest.raises(OverloadedError, match="1800 of them yours"):
+    with pytest.raises(OverloadedError, match="1700 of them yours"):
         await drain(scheduler, LONG[:100], client=1)
     assert await drain(scheduler, LONG[:100], client=2) == 41
-    assert await asyncio.gather(*running) == [41] * 18
+    assert await asyncio.gather(*running) == [41] * 17
+
+
+async def test_who_leaves_while_it_is_found_out_why_a_prompt_failed_ends_nothing(
+    engine: Recording, scheduler: PrefillScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, try_out, trying = engine.run, engine.try_out, threading.Event()
+
+    def broken(token_ids, selection):
+        if token_ids == SHORT:
+            raise MemoryError("too much for this one")
+        yield from run(token_ids, selection)
+
+    def slow() -> None:
+        trying.set()
+        time.sleep(0.2)
+        try_out()
+
+    monkeypatch.setattr(engine, "run", broken)
+    monkeypatch.setattr(engine, "try_out", slow)
+    leaving = asyncio.create_task(drain(scheduler, SHORT))
+    while not trying.is_set():
+        await asyncio.sleep(0.01)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert await drain(scheduler, LONG) == 41
+    assert scheduler.num_jobs == scheduler.num_tokens == 0
 
 
 async def test_an_error_of_a_prompt_reaches_its_caller_and_nobody_else(

@@ -8,8 +8,8 @@ from services.gateway.http.crowding import network_of
 
 
 def client_of(request: Request) -> int:
-    """Return a number of 64 bits, the same in every gateway: of the request's API key or, where no key is asked for, of
-    the network that it comes from.
+    """Return a number of 64 bits: of the request's API key or, where no key is asked for, of the network that it comes
+    from. It is the same in every gateway that has the same keys in the same order.
     """
     number: int | None = getattr(request.state, "client", None)
     if number is not None:

@@ -1,15 +1,19 @@
 """The HTTP server under the app, and its bounds on connections: how many, how large a head, how long they may take."""
 
+import asyncio
 import logging
 import resource
 import socket
 import ssl
+import sys
 from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
 from services.gateway.http.crowding import Crowd
+from services.gateway.http.handshakes import TlsServer
 from services.gateway.http.protocol import BoundedProtocol, ConnectionLimits
 from services.gateway.http.turns import Turns
 from services.gateway.settings import GatewaySettings
@@ -53,13 +57,12 @@ class ServerConfig(uvicorn.Config):
             ws="none",
         )
         self.limits = ConnectionLimits(
-            max_connections=settings.max_connections,
             max_head_bytes=MAX_HEAD_BYTES,
             header_seconds=settings.header_timeout_seconds,
             send_seconds=settings.send_timeout_seconds,
         )
         self.turns = Turns()
-        self.crowd: Crowd[BoundedProtocol] = Crowd()
+        self.crowd = Crowd(settings.max_connections)
 
     def load(self) -> None:
         """Prepare what the server needs."""
@@ -69,14 +72,47 @@ class ServerConfig(uvicorn.Config):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with more connections in the kernel's queue than are accepted at once: asyncio has one number."""
+    """uvicorn's, with more connections in the kernel's queue than are accepted at once: asyncio has one number.
+
+    Over TLS it listens with `TlsServer`.
+    """
+
+    config: ServerConfig
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
-        await super().startup(sockets)
-        for listening in (one for server in self.servers for one in server.sockets):
-            with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
-                same.listen(_BACKLOG)
+        if not self.config.is_ssl:
+            await super().startup(sockets)
+            for listening in (one for server in self.servers for one in server.sockets):
+                with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
+                    same.listen(_BACKLOG)
+            return
+        listening_over_tls = await self._bind()
+        await super().startup([])
+        self.servers = [self._tls_server(listening) for listening in listening_over_tls]  # type: ignore[misc]
+        self._log_started_message(listening_over_tls)
+
+    async def _bind(self) -> list[socket.socket]:
+        """Listen at every address of the host; end the process, as uvicorn does, where one is taken."""
+        host, port = self.config.host, self.config.port
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return [
+                socket.create_server(address, family=family, backlog=_BACKLOG)
+                for family, *_, address in dict.fromkeys(found)
+            ]
+        except OSError as error:
+            logger.error("cannot listen", extra={"error": str(error)})
+            sys.exit(STARTUP_FAILURE)
+
+    def _tls_server(self, listening: socket.socket) -> TlsServer:
+        config = self.config
+        assert config.ssl is not None
+
+        def make_protocol() -> BoundedProtocol:
+            return BoundedProtocol(config, self.server_state, self.lifespan.state)
+
+        return TlsServer(listening, config.ssl, make_protocol, config.crowd, config.limits.header_seconds)
 
 
 def allow_open_files(max_connections: int) -> None:

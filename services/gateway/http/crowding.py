@@ -3,7 +3,7 @@
 import ipaddress
 import logging
 import time
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 _IPV6_CLIENT_BITS = 64
 """Whoever has one IPv6 address usually has all with these first bits."""
@@ -28,34 +28,38 @@ class Connection(Protocol):
     def is_worked_on(self) -> bool:
         """Whether its request has a place among those that are worked on, and its client reads."""
 
+    def abort(self) -> None:
+        """Close it at once."""
 
-ConnectionT = TypeVar("ConnectionT", bound=Connection)
 
-
-class Crowd(Generic[ConnectionT]):
+class Crowd:
     """The open connections by network, of each in the order in which their phases began.
 
     One network may open thousands in a second, so room is made without a look at all that it has.
     """
 
-    def __init__(self) -> None:
-        self._by_network: dict[str, dict[ConnectionT, None]] = {}
+    def __init__(self, most: int) -> None:
+        """Take how many there may be."""
+        self._most = most
+        self._by_network: dict[str, dict[Connection, None]] = {}
         self._num_closed = 0
         self._logged_at = -_LOG_SECONDS
         self.size = 0
 
-    def enter(self, connection: ConnectionT) -> None:
-        """Take a connection in."""
+    def enter(self, connection: Connection) -> None:
+        """Take a connection in, if need be in the place of another one, which is closed."""
         self._by_network.setdefault(connection.network, {})[connection] = None
         self.size += 1
+        if self.size > self._most and (leaving := self.make_room()) is not None:
+            leaving.abort()
 
-    def begins_phase(self, connection: ConnectionT) -> None:
+    def begins_phase(self, connection: Connection) -> None:
         """Have a connection be the last of its network, if it is still there."""
         connections = self._by_network.get(connection.network, {})
         if connection in connections:
             connections[connection] = connections.pop(connection)
 
-    def leave(self, connection: ConnectionT) -> None:
+    def leave(self, connection: Connection) -> None:
         """Forget a connection, if it is still there."""
         connections = self._by_network.get(connection.network, {})
         if connection in connections:
@@ -64,7 +68,7 @@ class Crowd(Generic[ConnectionT]):
             if not connections:
                 del self._by_network[connection.network]
 
-    def make_room(self) -> ConnectionT | None:
+    def make_room(self) -> Connection | None:
         """Return the connection to close, which is forgotten; None if all are worked on.
 
         It is one of the network that has most connections, so whoever fills the server up pays for it.
@@ -75,7 +79,7 @@ class Crowd(Generic[ConnectionT]):
             self._log_closed()
         return leaving
 
-    def _longest_waiting(self) -> ConnectionT | None:
+    def _longest_waiting(self) -> Connection | None:
         found, most = None, 0
         for connections in sorted(self._by_network.values(), key=len, reverse=True):
             if len(connections) < most:

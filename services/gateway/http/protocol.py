@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from services.gateway.http.crowding import Crowd, network_of
 from services.gateway.http.half_close import Probe
+from services.gateway.http.handshakes import Handshake
 from services.gateway.http.strict_http import StrictConnection
 from services.gateway.http.turns import HeldFlow, Turns
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections there may be, and how long each may keep the gateway waiting.
+    """How long a connection may keep the gateway waiting.
 
     Attributes:
         max_head_bytes: of a request line and headers.
@@ -31,7 +32,6 @@ class ConnectionLimits:
         send_seconds: without a byte taken, for a client that does not read.
     """
 
-    max_connections: int
     max_head_bytes: int
     header_seconds: float
     send_seconds: float
@@ -42,7 +42,7 @@ class LimitingConfig(Protocol):
 
     limits: ConnectionLimits
     turns: Turns
-    crowd: "Crowd[BoundedProtocol]"
+    crowd: Crowd
 
 
 class _Timer:
@@ -71,7 +71,12 @@ class BoundedProtocol(H11Protocol):
     """uvicorn times only idle connections: one byte now and then is not idle, and neither is who does not read.
 
     It also begins what was pipelined, and reads what was sent, as quickly as it can. Here both go on in turns.
+
+    Attributes:
+        handshake: in whose place it is a connection, over TLS.
     """
+
+    handshake: Handshake | None = None
 
     def __init__(
         self,
@@ -99,14 +104,14 @@ class BoundedProtocol(H11Protocol):
         return place is not None and place.is_taken and not self.flow.write_paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Take the connection, if need be in the place of another one; its first request is due."""
+        """Take the connection; its first request is due."""
         super().connection_made(transport)
         self.flow = HeldFlow(transport)
         self.network = network_of(self.client[0]) if self.client else ""
         self._receiving.start()
+        if self.handshake is not None:
+            self._crowd.leave(self.handshake)
         self._crowd.enter(self)
-        if self._crowd.size > self._limits.max_connections:
-            self._make_room()
 
     def data_received(self, data: bytes) -> None:
         """Read on, for as long as the client has time."""
@@ -125,6 +130,7 @@ class BoundedProtocol(H11Protocol):
 
     def _handle_events(self) -> None:
         super().handle_events()
+        self.flow.is_ahead = self.conn.their_state is h11.DONE and self.conn.has_more
         if self.conn.needs_turn and not self.transport.is_closing():
             self.flow.hold()
             self._await_turn()
@@ -157,6 +163,7 @@ class BoundedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, for what the client still sends of this one, or for the end."""
         self._begin_phase()
+        self.flow.is_ahead = False
         if self.conn.their_state is h11.DONE and self.conn.has_more and not self.transport.is_closing():
             self._hold_next_request()
         super().on_response_complete()
@@ -179,6 +186,10 @@ class BoundedProtocol(H11Protocol):
             self._await_reader()
         else:
             self.transport.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -247,11 +258,6 @@ class BoundedProtocol(H11Protocol):
     def _begin_phase(self) -> None:
         self.phase_began = self.loop.time()
         self._crowd.begins_phase(self)
-
-    def _make_room(self) -> None:
-        leaving = self._crowd.make_room()
-        if leaving is not None:
-            leaving.transport.abort()
 
     def _await_reader(self) -> None:
         self._unsent_bytes = self.transport.get_write_buffer_size()

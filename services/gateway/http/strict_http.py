@@ -143,6 +143,8 @@ class _ChunkReader:
         self._is_last = self._is_over = False
 
     def __call__(self, buffer: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        if self._is_over:  # the end came with the last data; what follows is the next request's
+            return h11.EndOfMessage()
         raw, parts = buffer._data, list[bytearray]()
         at, before = self._read_whole(raw, parts), -1
         while at != before and not self._is_over:

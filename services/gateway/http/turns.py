@@ -56,11 +56,12 @@ class HeldFlow(FlowControl):
 
     Attributes:
         is_held: whether it waits.
+        is_ahead: whether its next request has come before the answer to this one is given; nothing is read then either.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
-        self.is_held = False
+        self.is_held = self.is_ahead = False
 
     def hold(self) -> None:
         """Read nothing more."""
@@ -69,5 +70,5 @@ class HeldFlow(FlowControl):
 
     def resume_reading(self) -> None:
         """Read on, unless the turn is yet to come."""
-        if not self.is_held:
+        if not (self.is_held or self.is_ahead):
             super().resume_reading()

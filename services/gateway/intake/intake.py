@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from common.errors import DeadlineError, InvalidRequestError, OverloadedError
+from common.fair_bound import FairBound
 from services.gateway.intake.accepted import AcceptedRequest
 from services.gateway.intake.limits import seconds_for
 from services.gateway.intake.places import Places
@@ -24,8 +25,8 @@ _WAIT_PER_QUICK_BYTE = 1 / 1024
 """Seconds: behind hundreds of bodies of that length, one of an eighth of it still comes soon."""
 SHORT_BYTES = 64 * 1024
 """Up to this length a body takes a moment, unless it is wicked."""
-_MAX_QUEUED_BODIES = 4
-"""Bodies of the largest size, or as many bytes, that may be before a request in the queue."""
+_MAX_LONG_BODIES = 4
+"""Of the largest size, or as many bytes, that may wait or be read at the same time."""
 _TURN_SECONDS, _TURN_SECONDS_PER_BYTE = 0.1, 4 / 2**20
 """A short request's first turn."""
 _WAIT_PER_SECOND = 4
@@ -59,11 +60,10 @@ class Intake:
         self._rules = rules
         self._server = server
         self._metrics = metrics
-        self._max_bytes = max_bytes
+        self._long_bytes = FairBound(_MAX_LONG_BODIES * max_bytes)
         self._thread = ThreadPoolExecutor(1, "intake")
         self._quick = Places(1)
         self._short, self._long = Places(processes), Places(processes)
-        self._queued: dict[object, tuple[float, int]] = {}
 
     async def __aenter__(self) -> Self:
         self._starting = asyncio.create_task(asyncio.to_thread(self._server.start))
@@ -75,34 +75,41 @@ class Intake:
         self._server.stop()
 
     async def accept(
-        self, kind: GenerationKind, body: bytes, request_id: str, deadline: float, streams: "asyncio.Future[bool]"
+        self,
+        kind: GenerationKind,
+        body: bytes,
+        request_id: str,
+        deadline: float,
+        streams: "asyncio.Future[bool]",
+        client: int,
     ) -> AcceptedRequest:
         """Return what is left of a request once its prompts are tokens; `deadline` is on the monotonic clock.
 
         `streams` gets whether it asks for a stream, as soon as that is known. Raises the StructKVError that it comes
         to, OverloadedError if too much waits already, and DeadlineError. Cancelling it ends the work.
         """
-        result = await self._take(Job(kind, body, request_id, self._rules), deadline, streams)
+        result = await self._take(Job(kind, body, request_id, self._rules), deadline, streams, client)
         assert isinstance(result, AcceptedRequest)
         if not streams.done():
             streams.set_result(result.stream is not None)
         return result
 
-    async def answer(self, kind: TokenizationKind, body: bytes, request_id: str, deadline: float) -> bytes:
+    async def answer(self, kind: TokenizationKind, body: bytes, request_id: str, deadline: float, client: int) -> bytes:
         """Return the JSON that answers a request which asks no worker. Raises as `accept` does."""
         streams = asyncio.get_running_loop().create_future()
-        result = await self._take(Job(kind, body, request_id, self._rules), deadline, streams)
+        result = await self._take(Job(kind, body, request_id, self._rules), deadline, streams, client)
         assert isinstance(result, bytes)
         return result
 
-    async def _take(self, job: Job, deadline: float, streams: "asyncio.Future[bool]") -> Result:
+    async def _take(self, job: Job, deadline: float, streams: "asyncio.Future[bool]", client: int) -> Result:
         try:
             async with asyncio.timeout_at(deadline):
                 if len(job.body) <= QUICK_BYTES:
                     result = await self._in_thread(job)
                     if result is not None:
                         return result
-                return await self._in_process(job, streams)
+                with self._reading(len(job.body), client):
+                    return await self._in_process(job, streams)
         except TimeoutError:
             raise DeadlineError("the request was not read within its time") from None
 
@@ -115,33 +122,35 @@ class Intake:
         began, size = time.monotonic(), len(job.body)
         seconds = _TURN_SECONDS + size * _TURN_SECONDS_PER_BYTE
         rank = began + seconds * _WAIT_PER_SECOND
-        with self._queued_as(rank, size):
-            try:
-                if size > SHORT_BYTES:
-                    async with self._long.taken(rank):
-                        return await self._run(job, streams)
-                return await self._by_turns(job, streams, rank, seconds)
-            except ProcessDiedError as error:
-                raise self._died(error, size) from None
-            except asyncio.CancelledError:
-                self._metrics.intake_broken_off.labels("left").inc()
-                raise
-            finally:
-                self._metrics.intake_seconds.observe(time.monotonic() - began)
+        try:
+            if size > SHORT_BYTES:
+                async with self._long.taken(rank):
+                    return await self._run(job, streams)
+            return await self._by_turns(job, streams, rank, seconds)
+        except ProcessDiedError as error:
+            raise self._died(error, size) from None
+        except asyncio.CancelledError:
+            self._metrics.intake_broken_off.labels("left").inc()
+            raise
+        finally:
+            self._metrics.intake_seconds.observe(time.monotonic() - began)
 
     @contextmanager
-    def _queued_as(self, rank: float, size: int) -> Iterator[None]:
-        """Count a request as one that is read, unless too much is before it."""
-        before = sum(other for its_rank, other in self._queued.values() if its_rank <= rank)
-        if before > _MAX_QUEUED_BODIES * self._max_bytes:
-            raise OverloadedError("too many long requests wait to be read")
-        place = object()
-        self._queued[place] = rank, size
+    def _reading(self, size: int, client: int) -> Iterator[None]:
+        """Count a request as one that is read; raise OverloadedError for a long one if there are too many of them.
+
+        Short ones are bounded by their number, `max_requests`.
+        """
+        long_bytes = size if size > SHORT_BYTES else 0
+        if long_bytes and self._long_bytes.excess(long_bytes, client):
+            total, own = self._long_bytes.total, self._long_bytes.held(client)
+            raise OverloadedError(f"{total} bytes of long requests wait to be read, {own} of them yours")
+        self._long_bytes.take(long_bytes, client)
         try:
             with self._metrics.intake_requests.track_inprogress():
                 yield
         finally:
-            del self._queued[place]
+            self._long_bytes.give_back(long_bytes, client)
 
     async def _by_turns(self, job: Job, streams: "asyncio.Future[bool]", rank: float, seconds: float) -> Result:
         while True:

@@ -22,6 +22,12 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
+    @property
+    def port(self) -> int:
+        """The server's."""
+        port: int = self._writer.get_extra_info("peername")[1]
+        return port
+
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()

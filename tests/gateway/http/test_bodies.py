@@ -106,10 +106,14 @@ class Connection:
     network: str
     phase_began: float
     is_worked_on: bool = False
+    is_closed: bool = False
+
+    def abort(self) -> None:
+        self.is_closed = True
 
 
-def crowd_of(*connections: Connection) -> Crowd[Connection]:
-    crowd: Crowd[Connection] = Crowd()
+def crowd_of(*connections: Connection, most: int = 10) -> Crowd:
+    crowd = Crowd(most)
     for connection in sorted(connections, key=lambda one: one.phase_began):
         crowd.enter(connection)
     return crowd
@@ -125,6 +129,13 @@ def test_who_makes_room_for_another() -> None:
     assert crowd.make_room() is lonely, "where all of the crowd are worked on"
     assert crowd.make_room() is None
     assert crowd.size == 1
+
+
+def test_who_enters_has_another_one_closed_where_there_are_as_many_as_may_be() -> None:
+    first, second, third = (Connection("a", began) for began in (1.0, 2.0, 3.0))
+    crowd = crowd_of(first, second, third, most=2)
+    assert [one.is_closed for one in (first, second, third)] == [True, False, False]
+    assert crowd.size == 2
 
 
 def test_who_does_something_has_not_waited_longest() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -108,6 +109,21 @@ async def test_https(gateway: Gateway, tmp_path: Path) -> None:
                 await stranger.get(f"{url}/health")
             with pytest.raises(httpx.TransportError):
                 await stranger.get(f"{url.replace('https', 'http')}/health")
+
+
+async def test_a_handshake_is_a_connection_among_as_many_as_there_may_be(gateway: Gateway, tmp_path: Path) -> None:
+    """Whoever opens connections and does not go on with them keeps nobody out, and has the time of a head for it."""
+    files = Authority(tmp_path).issue("127.0.0.1")
+    trust = ssl.create_default_context(cafile=str(files.ca))
+    tls = {**files.http_settings, "max_connections": 3, "header_timeout_seconds": 3}
+    async with reachable(gateway, **tls) as connect, AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(connect()) for _ in range(3)]
+        async with httpx.AsyncClient(verify=trust) as http:
+            for _ in range(2):  # on one connection
+                assert (await http.get(f"https://127.0.0.1:{silent[0].port}/health")).status_code == 200
+        assert await silent[0].is_closed_while_sending(), "the first of those that wait makes room"
+        assert not await silent[2].is_closed_while_sending(seconds=0.2), "one is enough"
+        assert await silent[2].is_closed_while_sending(seconds=10)
 
 
 async def test_old_versions_of_tls_are_off(gateway: Gateway, tmp_path: Path) -> None:

@@ -85,6 +85,14 @@ async def test_what_is_well_formed_is_read_however_it_is_cut(gateway: Gateway, r
         assert await client.status() == 200
 
 
+async def test_a_chunk_behind_the_last_one_is_none_of_the_body(gateway: Gateway) -> None:
+    """Whole chunks are read many at a time, but none behind the last one: for a proxy in front the body ends there."""
+    async with reachable(gateway) as connect, connect() as client:
+        await client.send(head(CHUNKED) + chunks(BODY) + b"3\r\nabc\r\n\r\n")
+        assert await client.status() == 200
+        assert await client.is_closed_while_sending()
+
+
 async def test_malformed_chunks_behind_an_answer_end_the_connection(gateway: Gateway) -> None:
     async with reachable(gateway) as connect, connect() as client:
         await client.send(head(CHUNKED).replace(b"/v1/completions", b"/nothing"))
