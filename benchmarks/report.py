@@ -1,10 +1,11 @@
 """RESULTS.md from the parts' JSON files: targets, and for each part a table, a picture and where it was measured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.attack.table import table as attack_table
 from benchmarks.charts import draw
+from benchmarks.gpu.table import table as gpu_table
 from benchmarks.record import Record, Row
 from benchmarks.targets import TARGETS, Records, Target, bound_share, decode_ratio, ratio, ttft_ratio
 
@@ -16,6 +17,8 @@ PARTS: Mapping[str, str] = {
     "gateway": "Gateway",
     "interference": "Interference",
     "attack": "Attack",
+    "gpu": "On a GPU",
+    "gpu-before": "On a GPU, at first",
     "attack-before": "Attack, before bodies, grammars and connections were bounded",
 }
 _NOTHING = "\N{EN DASH}"
@@ -28,7 +31,7 @@ def write(folder: Path) -> Path:
     records = {part: Record.read(path) for part in PARTS if (path := folder / f"{part}.json").exists()}
     lines = ["# Speed", "", *_introduction(), "", "## Targets", "", *_targets(records)]
     for part, record in records.items():
-        table = attack_table(record) if record.part == "attack" else _table(record)
+        table = _TABLES.get(record.part, _table)(record)
         lines += ["", f"## {PARTS[part]}", "", *_head(record), "", *table, *_ratios(records, part)]
         if (figure := draw(record)) is not None:
             figure.savefig(folder / f"{part}.png", dpi=110)
@@ -100,6 +103,10 @@ def _values(row: Row) -> list[str]:
             factor, unit = times, name
     numbers = [f"{factor * value:.4g}" for value in (row.median, min(row.samples), max(row.samples))]
     return [*numbers, str(len(row.samples)), unit]
+
+
+_TABLES: Mapping[str, Callable[[Record], Iterator[str]]] = {"attack": attack_table, "gpu": gpu_table}
+"""Of the parts that have one of their own."""
 
 
 def _ratios(records: Records, part: str) -> Iterator[str]:

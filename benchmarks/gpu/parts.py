@@ -47,7 +47,7 @@ def marked_tests(_: Scale) -> Iterator[Row]:
 
 
 PARTS = {
-    "tests": Part(marked_tests, 90),
+    "tests": Part(marked_tests, 130),
     "truth": Part(truth, 60),
     "steps": Part(steps, 90),
     "prompts": Part(prompts, 110),

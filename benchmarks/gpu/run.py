@@ -24,7 +24,7 @@ _GRACE_SECONDS = 5.0
 
 def run(out: Path, device: str, minutes: float, names: Sequence[str]) -> Iterator[str]:
     """Measure the named parts; yield a line for each check and each part, the results being in `out` by then."""
-    record = Record(out.stem, head(device=device, minutes=minutes), [])
+    record = Record(out.stem, head(), [])
     deadline = time.monotonic() + 60 * minutes
     out.parent.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
