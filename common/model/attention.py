@@ -14,6 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from common.errors import ModelLoadError
+from common.model.positions import Positions
+from common.model.sliding_attention import sliding_attention
 
 IMPLEMENTATION = "structkv"
 
@@ -49,41 +51,16 @@ AttentionInterface.register(IMPLEMENTATION, _attend)
 
 
 def sequence_attention(
-    query: Tensor, key: Tensor, value: Tensor, positions: Tensor, window: int | None, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, positions: Positions, window: int | None, scaling: float
 ) -> Tensor:
     """Attend with a sequence's last queries [1, H, T, d] to its keys and values [1, G, N, d] -> [1, H, T, d].
 
-    `positions` [N] are the keys', ascending; a `window` counts in them: the query at p sees keys at
+    The first N of `positions` are the keys'; a `window` counts in them: the query at p sees keys at
     p - window + 1 .. p.
     """
-    if window is None or positions[-1] - positions[0] < window:
+    if window is None or positions.span(key.shape[2]) <= window:
         return causal_attention(query, key, value, scaling)
-    return _sliding_attention(query, key, value, positions, window, scaling)
-
-
-def _sliding_attention(
-    query: Tensor, key: Tensor, value: Tensor, positions: Tensor, window: int, scaling: float
-) -> Tensor:
-    """Attend block by block, each block of queries to the keys that its window reaches: no N x N mask."""
-    num_tokens, output = positions.shape[0], torch.empty_like(query)
-    offset = num_tokens - query.shape[2]
-    # First key in reach of each query; positions ascend, so a block's reach starts with its first query's.
-    reach = torch.searchsorted(positions, positions - window + 1)
-    for start in range(offset, num_tokens, window):
-        end = min(start + window, num_tokens)
-        first = int(reach[start])
-        indices = torch.arange(first, end, device=positions.device)
-        queries = torch.arange(start, end, device=positions.device)[:, None]
-        mask = (indices <= queries) & (indices >= reach[start:end, None])  # [block, keys]
-        output[:, :, start - offset : end - offset] = scaled_dot_product_attention(
-            query[:, :, start - offset : end - offset],
-            key[:, :, first:end],
-            value[:, :, first:end],
-            attn_mask=mask,
-            scale=scaling,
-            enable_gqa=True,
-        )
-    return output
+    return sliding_attention(query, key, value, positions, window, scaling)
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

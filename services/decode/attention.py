@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from common.model.attention import causal_attention, sequence_attention
+from common.model.positions import Positions
 from services.decode.pool import KVPool, SequenceKV
 
 
@@ -50,7 +51,8 @@ class ReplayAttention:
         keys, values = (_heads_first(tensor) for tensor in pool.view(table))
         if table.window is None:
             return causal_attention(query, keys, values, scaling)
-        positions = table.live_positions().to(query.device)
+        on_host = table.live_positions()
+        positions = Positions(on_host.to(query.device), on_host)
         return sequence_attention(query, keys, values, positions, table.window, scaling)
 
 

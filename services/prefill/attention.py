@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from common.model.attention import sequence_attention
+from common.model.positions import Positions
 
 
 class SequenceAttention:
@@ -11,7 +12,7 @@ class SequenceAttention:
     It gathers the layer's keys and values as the chunks come, and keeps the last queries: what a selector looks at.
 
     Attributes:
-        positions: [N], ascending, but with gaps where tokens were left behind at the pivot.
+        positions: of the N tokens, with gaps where some were left behind at the pivot.
         start: of the chunk that comes next.
         query: rotated queries of the last tokens, [H, observed, d].
         key: rotated keys, [G, N, d].
@@ -24,7 +25,7 @@ class SequenceAttention:
     value: Tensor
     scaling: float
 
-    def __init__(self, positions: Tensor, window: int | None, observed: int) -> None:
+    def __init__(self, positions: Positions, window: int | None, observed: int) -> None:
         """Take the layer's sliding window, if it has one, and how many of the last queries to keep."""
         self.positions = positions
         self.start = 0
@@ -37,7 +38,7 @@ class SequenceAttention:
         self.scaling = scaling
         self._store(query[0], key[0], value[0], end)
         output = sequence_attention(
-            query, self.key[None, :, :end], self.value[None, :, :end], self.positions[:end], self._window, scaling
+            query, self.key[None, :, :end], self.value[None, :, :end], self.positions, self._window, scaling
         )
         self.start = end
         return output

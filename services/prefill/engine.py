@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common.errors import ContextLengthError, InvalidRequestError
 from common.model.decoder import DecoderModel, Rotary
+from common.model.positions import Positions
 from common.skeleton.selection import Selection
 from services.prefill.attention import SequenceAttention
 from services.prefill.outputs import KeptLayer, Output, PromptEnd
@@ -40,15 +41,16 @@ class _Walk:
     """A sequence on its way through the layers, and the runs that still agree on it."""
 
     hidden: Tensor  # [1, tokens, D]
-    positions: Tensor  # [tokens]
+    positions: Positions
     rotary: Rotary
     runs: list[_Run] = field(default_factory=list)
 
     def fork(self, run: _Run) -> "_Walk":
         """Return a walk of the run's own, with the tokens that go on."""
+        assert run.going_on is not None
         going_on = run.going_on
         rotary = {kind: (cos[:, going_on], sin[:, going_on]) for kind, (cos, sin) in self.rotary.items()}
-        return _Walk(self.hidden[:, going_on], self.positions[going_on], rotary, [run])
+        return _Walk(self.hidden[:, going_on], self.positions.at(going_on), rotary, [run])
 
 
 CPU_CHUNK_TOKENS = 1024
@@ -145,9 +147,9 @@ class PrefillEngine:
 
     def _start(self, token_ids: list[int], runs: list[_Run]) -> _Walk:
         device = self.model.device
-        positions = torch.arange(len(token_ids), device=device)
+        positions = Positions(torch.arange(len(token_ids), device=device), torch.arange(len(token_ids)))
         hidden = self.model.embed(torch.tensor([token_ids], device=device))
-        return _Walk(hidden, positions, self.model.rotary(positions[None]), runs)
+        return _Walk(hidden, positions, self.model.rotary(positions.on_device[None]), runs)
 
     def _attention(self, walk: _Walk, layer: int) -> SequenceAttention:
         observed = max(run.selector.observed_queries for run in walk.runs)
@@ -163,7 +165,7 @@ class PrefillEngine:
         """Run the tokens from `start` to `end` through a layer, in place: later ones see their keys alone."""
         started = time.monotonic()
         rotary = {kind: (cos[:, start:end], sin[:, start:end]) for kind, (cos, sin) in walk.rotary.items()}
-        hidden, positions = walk.hidden[:, start:end], walk.positions[None, start:end]
+        hidden, positions = walk.hidden[:, start:end], walk.positions.on_device[None, start:end]
         hidden.copy_(self.model.layer(layer, hidden, rotary, positions, attention))
         for run in walk.runs:
             run.compute_seconds += time.monotonic() - started
@@ -184,12 +186,13 @@ class PrefillEngine:
         run.compute_seconds += time.monotonic() - started
         return kept
 
-    def _kept_window(self, run: _Run, positions: Tensor, window: int) -> Decision:
+    def _kept_window(self, run: _Run, positions: Positions, window: int) -> Decision:
         """Keep exactly a sliding-window layer's window: its memory is bounded as it is. It is not scored."""
         if run.selector.restarts:
             return Decision(None, None)
-        first = int(torch.searchsorted(positions, positions[-1] - window + 1))
-        return Decision(torch.arange(first, len(positions), device=positions.device), None)
+        on_host = positions.on_host
+        first = int(torch.searchsorted(on_host, on_host[-1] - window + 1))
+        return Decision(torch.arange(first, len(positions), device=self.model.device), None)
 
     def _end(self, walk: _Walk, run: _Run) -> PromptEnd:
         return PromptEnd(walk.hidden[0, -1].clone(), run.selector.pivot_layer, run.compute_seconds)
@@ -217,5 +220,5 @@ def _gather(layer: int, attention: SequenceAttention, kept: Tensor, *, slides: b
         index = kept[:, :, None].expand(-1, -1, full.shape[-1])
         return full.gather(1, index).transpose(0, 1).contiguous()
 
-    places = attention.positions[kept]
+    places = attention.positions.on_device[kept]
     return KeptLayer(layer, take(attention.key), take(attention.value), places if slides else None, places)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from common.errors import ContextLengthError, InvalidRequestError
-from common.model.attention import sequence_attention
 from common.model.decoder import DecoderModel
 from common.skeleton.selection import METHODS, Selection
 from services.prefill.attention import SequenceAttention
@@ -87,17 +86,3 @@ def test_a_prompt_that_cannot_be_run_is_refused(
 ) -> None:
     with pytest.raises(error):
         PrefillEngine(tiny("llama")).check(prompt)
-
-
-@pytest.mark.parametrize("window", [1, 5, 16, 1000])
-def test_sliding_attention_counts_in_positions(window: int) -> None:
-    torch.manual_seed(window)
-    positions = torch.tensor([0, 1, 2, 3, 9, 10, 11, 30, 31, 32, 33, 34, 35, 60, 61, 62])
-    query, key, value = torch.randn(1, 4, 16, 8), torch.randn(1, 2, 16, 8), torch.randn(1, 2, 16, 8)
-    seen = (positions <= positions[:, None]) & (positions > positions[:, None] - window)
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=seen, scale=0.3, enable_gqa=True
-    )
-    torch.testing.assert_close(sequence_attention(query, key, value, positions, window, 0.3), expected)
-    last = sequence_attention(query[:, :, 10:], key, value, positions, window, 0.3)
-    torch.testing.assert_close(last, expected[:, :, 10:])

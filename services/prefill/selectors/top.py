@@ -19,7 +19,7 @@ def pooled(scores: Tensor, pool_tokens: int) -> Tensor:
     return max_pool1d(padded, pool_tokens, stride=1).view(scores.shape) + _OWN_SHARE * scores
 
 
-def blocked(scores: Tensor, blocks: Tensor) -> Tensor:
+def blocked(scores: Tensor, blocks: Tensor, num_blocks: int) -> Tensor:
     """Give every token of a block the block's best score, so that what belongs together is kept together.
 
     As in `pooled`, a trace of each token's own score orders the tokens inside a block.
@@ -27,10 +27,11 @@ def blocked(scores: Tensor, blocks: Tensor) -> Tensor:
     Args:
         scores: [..., tokens].
         blocks: [tokens], int64, each token's block; ascending.
+        num_blocks: more than any of them.
     """
     rows = scores.reshape(-1, scores.shape[-1])
     of_token = blocks.expand(rows.shape[0], -1)
-    best = rows.new_zeros(rows.shape[0], int(blocks[-1]) + 1)
+    best = rows.new_zeros(rows.shape[0], num_blocks)
     best = best.scatter_reduce(1, of_token, rows, "amax", include_self=False)
     return best.gather(1, of_token).view(scores.shape) + _OWN_SHARE * scores
 
