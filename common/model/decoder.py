@@ -66,6 +66,8 @@ class DecoderModel:
         self._config: Any = self._model.config.get_text_config(decoder=True)
         self._decoder: Any = self._model.get_decoder()
         self.device: torch.device = self._model.device
+        if self.device.type == "cuda":  # torch might choose it, and it plans for 0.1 to 0.9 s at each new length
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.spec = _read_spec(self._config, self._model.dtype, model_fingerprint)
         self._layer_types = tuple(
             getattr(self._config, "layer_types", None) or ["full_attention"] * self.spec.num_layers

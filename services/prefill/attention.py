@@ -4,6 +4,7 @@ from torch import Tensor
 
 from common.model.attention import sequence_attention
 from common.model.positions import Positions
+from services.prefill.tiles import Tiles
 
 
 class SequenceAttention:
@@ -25,11 +26,14 @@ class SequenceAttention:
     value: Tensor
     scaling: float
 
-    def __init__(self, positions: Positions, window: int | None, observed: int) -> None:
-        """Take the layer's sliding window, if it has one, and how many of the last queries to keep."""
+    def __init__(self, positions: Positions, window: int | None, observed: int, tiles: Tiles | None = None) -> None:
+        """Take the layer's sliding window, if it has one, how many of the last queries to keep, and the tiles in which
+        full chunks attend.
+        """
         self.positions = positions
         self.start = 0
         self._window = window
+        self._tiles = tiles
         self._observed = min(observed, len(positions))
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
@@ -37,11 +41,15 @@ class SequenceAttention:
         end = self.start + query.shape[2]
         self.scaling = scaling
         self._store(query[0], key[0], value[0], end)
-        output = sequence_attention(
-            query, self.key[None, :, :end], self.value[None, :, :end], self.positions, self._window, scaling
-        )
+        output = self._attend(query, self.key[None, :, :end], self.value[None, :, :end])
         self.start = end
         return output
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend with a chunk's queries [1, H, T, d] to the keys and values [1, G, end, d] -> [1, H, T, d]."""
+        if self._tiles is not None and self._window is None and self._tiles.fit(query.shape[2], key.shape[2]):
+            return self._tiles(query, key, value, self.scaling)
+        return sequence_attention(query, key, value, self.positions, self._window, self.scaling)
 
     def _store(self, query: Tensor, key: Tensor, value: Tensor, end: int) -> None:
         num_tokens = len(self.positions)

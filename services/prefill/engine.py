@@ -24,6 +24,7 @@ from services.prefill.outputs import KeptLayer, Output, PromptEnd
 from services.prefill.selectors.base import Decision, LayerView, Scope, Selector
 from services.prefill.selectors.full import Full
 from services.prefill.selectors.registry import selector_for
+from services.prefill.tiles import tiles_for
 
 
 @dataclass(eq=False, slots=True)
@@ -82,6 +83,7 @@ class PrefillEngine:
         self._calibrated_pivot = calibrated_pivot
         self._sentence_ends = sentence_ends
         self._chunk_tokens = chunk_tokens or (CPU_CHUNK_TOKENS if model.device.type == "cpu" else GPU_CHUNK_TOKENS)
+        self._tiles = tiles_for(model.spec, model.device, self._chunk_tokens)
 
     def check(self, token_ids: list[int]) -> None:
         """Raise for a prompt that cannot be run: empty, too long, or with ids outside the vocabulary."""
@@ -153,10 +155,15 @@ class PrefillEngine:
 
     def _attention(self, walk: _Walk, layer: int) -> SequenceAttention:
         observed = max(run.selector.observed_queries for run in walk.runs)
-        return SequenceAttention(walk.positions, self.model.spec.windows[layer], observed)
+        return SequenceAttention(walk.positions, self.model.spec.windows[layer], observed, self._tiles)
 
     def _chunk_bounds(self, num_tokens: int) -> list[int]:
-        """Return where the chunks of a sequence start and end: as few as may be, of equal length."""
+        """Return where the chunks of a sequence start and end: as few as may be, of equal length.
+
+        Or all full but the last, where that is what attention is quicker for.
+        """
+        if self._tiles is not None:
+            return [*range(0, num_tokens, self._chunk_tokens), num_tokens]
         num_chunks = -(-num_tokens // self._chunk_tokens)
         return [num_tokens * chunk // num_chunks for chunk in range(num_chunks + 1)]
 
