@@ -21,6 +21,7 @@ from common.model.positions import Positions
 from common.skeleton.selection import Selection
 from services.prefill.attention import SequenceAttention
 from services.prefill.outputs import KeptLayer, Output, PromptEnd
+from services.prefill.pace import Pace
 from services.prefill.selectors.base import Decision, LayerView, Scope, Selector
 from services.prefill.selectors.full import Full
 from services.prefill.selectors.registry import selector_for
@@ -84,6 +85,7 @@ class PrefillEngine:
         self._sentence_ends = sentence_ends
         self._chunk_tokens = chunk_tokens or (CPU_CHUNK_TOKENS if model.device.type == "cpu" else GPU_CHUNK_TOKENS)
         self._tiles = tiles_for(model.spec, model.device, self._chunk_tokens)
+        self._pace = Pace(model.device)
 
     def check(self, token_ids: list[int]) -> None:
         """Raise for a prompt that cannot be run: empty, too long, or with ids outside the vocabulary."""
@@ -174,6 +176,7 @@ class PrefillEngine:
         rotary = {kind: (cos[:, start:end], sin[:, start:end]) for kind, (cos, sin) in walk.rotary.items()}
         hidden, positions = walk.hidden[:, start:end], walk.positions.on_device[None, start:end]
         hidden.copy_(self.model.layer(layer, hidden, rotary, positions, attention))
+        self._pace.step()
         for run in walk.runs:
             run.compute_seconds += time.monotonic() - started
 
