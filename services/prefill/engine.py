@@ -20,12 +20,12 @@ from common.model.decoder import DecoderModel, Rotary
 from common.model.positions import Positions
 from common.skeleton.selection import Selection
 from services.prefill.attention import SequenceAttention
+from services.prefill.cudnn import tiles_for
 from services.prefill.outputs import KeptLayer, Output, PromptEnd
 from services.prefill.pace import Pace
 from services.prefill.selectors.base import Decision, LayerView, Scope, Selector
 from services.prefill.selectors.full import Full
 from services.prefill.selectors.registry import selector_for
-from services.prefill.tiles import tiles_for
 
 
 @dataclass(eq=False, slots=True)

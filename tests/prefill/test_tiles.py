@@ -9,9 +9,10 @@ from torch import Tensor
 from common.model.decoder import DecoderModel
 from common.skeleton.selection import Selection
 from services.prefill import engine as engine_module
+from services.prefill.cudnn import tiles_for
 from services.prefill.engine import PrefillEngine
 from services.prefill.outputs import KeptLayer, Output, PromptEnd
-from services.prefill.tiles import Tiles, merge, tiles_for
+from services.prefill.tiles import Tiles, merge
 from tests.families import tiny_model
 
 gpu = pytest.mark.gpu
@@ -54,21 +55,35 @@ def test_tiles_are_the_formula(chunk_tokens: int, heads: int, kv_heads: int, hea
         torch.testing.assert_close(tiles(query, key, value, SCALING), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunks", [0, 1, 4, 6])
+@pytest.mark.parametrize("filled", [12, 13, 15])
+def test_a_chunk_that_is_nearly_full_is_filled_up(filled: int, chunks: int) -> None:
+    torch.manual_seed(filled)
+    tiles, tokens = Tiles(flash_for_cpu, 16), 16 * chunks + filled
+    query = 3 * random_heads(4, filled, 8)
+    key, value = (random_heads(2, tokens, 8) for _ in range(2))
+    assert tiles.fit(filled, tokens)
+    expected = attend(*(x.double() for x in (query, key, value)), SCALING).float()
+    torch.testing.assert_close(tiles(query, key, value, SCALING), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_prompt_of_any_length_has_the_same_shapes() -> None:
-    shapes = set()
+    shapes, strides = set(), set()
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, scaling: float, causal: bool) -> tuple[Tensor, Tensor]:
         shapes.add((query.shape[2], key.shape[2], causal))
+        strides.add(query.stride())
         return flash_for_cpu(query, key, value, scaling, causal)
 
-    for chunks in range(1, 20):
-        query, key = random_heads(2, 4, 8), random_heads(1, 4 * chunks, 8)
+    for tokens in (*range(3, 80, 4), *range(4, 80, 4)):
+        query, key = random_heads(2, 4 - tokens % 4 // 3, 8), random_heads(1, tokens, 8)
         Tiles(kernel, 4)(query, key, key, SCALING)
     assert shapes == {(4, 4, True), (4, 4, False), (4, 16, False)}
+    assert len(strides) == 1
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (8, 9), (8, 23), (7, 15), (9, 9)])
-def test_only_full_chunks_fit(queries: int, keys: int) -> None:
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (1, 9), (8, 9), (8, 23), (7, 16), (9, 9), (16, 16)])
+def test_other_chunks_do_not_fit(queries: int, keys: int) -> None:
     assert not Tiles(flash_for_cpu, 8).fit(queries, keys)
 
 
@@ -124,20 +139,21 @@ def needs_cudnn(heads: int, kv_heads: int, head_dim: int, chunk_tokens: int) -> 
 
 @gpu
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (8, 1, 128)])
-@pytest.mark.parametrize("chunks", [1, 3, 6])
-def test_cudnn_tiles_against_float32(chunks: int, heads: int, kv_heads: int, head_dim: int) -> None:
+@pytest.mark.parametrize("queries", [1024, 800])
+@pytest.mark.parametrize("chunks", [0, 2, 5])
+def test_cudnn_tiles_against_float32(chunks: int, queries: int, heads: int, kv_heads: int, head_dim: int) -> None:
     torch.manual_seed(chunks)
     options = {"device": "cuda:0", "dtype": torch.bfloat16}
     tiles = needs_cudnn(heads, kv_heads, head_dim, 1024)
-    query = 2 * random_heads(heads, 1024, head_dim, **options)
+    query, tokens = 2 * random_heads(heads, queries, head_dim, **options), chunks * 1024 + queries
     # Cut out of a longer prompt's, by head and by token.
-    by_head = torch.randn(1, kv_heads, chunks * 1024 + 300, head_dim, **options)[:, :, : chunks * 1024]
-    by_token = random_heads(kv_heads, chunks * 1024 + 300, head_dim, **options)[:, :, : chunks * 1024]
+    by_head = torch.randn(1, kv_heads, tokens + 300, head_dim, **options)[:, :, :tokens]
+    by_token = random_heads(kv_heads, tokens + 300, head_dim, **options)[:, :, :tokens]
     scaling = head_dim**-0.5
     expected = attend(query.float(), by_head.float(), by_token.float(), scaling)
     output = tiles(query, by_head, by_token, scaling)
     assert output.dtype == torch.bfloat16
-    assert output.stride() == query.stride(), "as the next projection takes it"
+    assert output.transpose(1, 2).flatten(2).is_contiguous(), "as the next projection takes it"
     assert distance(output, expected) < 1e-2
 
 
