@@ -101,9 +101,7 @@ class Selector(ABC):
         self.pivot_layer: int | None = None
         self.on_judgement: Callable[[Judgement], None] | None = None
         self._budgets = selection.layer_budgets(scope.num_tokens, scope.num_layers)
-        blocks = self._find_blocks()
-        self._num_blocks = 0 if blocks is None else int(blocks[-1]) + 1  # on the host, while the blocks are there
-        self._blocks = None if blocks is None else blocks.to(scope.device)
+        self._blocks = self._find_blocks()
 
     @property
     def observed_queries(self) -> int:
@@ -176,7 +174,7 @@ class Selector(ABC):
         selection = self.selection
         smooth = pooled(scores.double(), selection.pool_tokens)  # the traces on plateaus need the precision
         if self._blocks is not None:
-            smooth = blocked(smooth, self._blocks, self._num_blocks)
+            smooth = blocked(smooth, self._blocks, self.scope.num_tokens)
         return keep_top(smooth, tokens, sinks=selection.sink_tokens, window=selection.window_tokens)
 
     def _find_blocks(self) -> Tensor | None:
@@ -185,7 +183,7 @@ class Selector(ABC):
         ends = self.scope.block_ends
         if ends is None:
             ends = torch.zeros(self.scope.num_tokens, dtype=torch.bool)
-        return block_ids(ends, self.selection.block_tokens)
+        return block_ids(ends, self.selection.block_tokens).to(self.scope.device)
 
     def fixed_pivot(self, share: float) -> int:
         """Return L* of a method that cuts at a fixed layer: as asked for, else the paper's share of the layers."""

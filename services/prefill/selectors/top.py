@@ -27,7 +27,7 @@ def blocked(scores: Tensor, blocks: Tensor, num_blocks: int) -> Tensor:
     Args:
         scores: [..., tokens].
         blocks: [tokens], int64, each token's block; ascending.
-        num_blocks: more than any of them.
+        num_blocks: how many there may be; told, since to look would be to wait for the device.
     """
     rows = scores.reshape(-1, scores.shape[-1])
     of_token = blocks.expand(rows.shape[0], -1)
