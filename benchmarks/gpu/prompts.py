@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 
 import torch
@@ -25,6 +26,8 @@ _NOVEL = (0, -37, -101)
 """Added to a length: whatever a library builds for each new one is paid for in every sample."""
 _SENTENCE_TOKENS = 25
 """One token in so many ends a sentence."""
+_COMPUTE = ThreadPoolExecutor(1, thread_name_prefix="prefill")
+"""The one thread that computes, as a worker's: cuDNN's plans are made anew in each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def _engine(scale: Scale, num_layers: int | None) -> PrefillEngine:
     overrides = scale.llama if num_layers is None else {**scale.llama, "num_hidden_layers": num_layers}
     model = DecoderModel(random_llama(scale.device, scale.dtype, **overrides), "random-llama")
     ends = torch.arange(model.spec.vocab_size) % _SENTENCE_TOKENS == 0
-    return PrefillEngine(model, sentence_ends=ends)
+    return _COMPUTE.submit(PrefillEngine, model, sentence_ends=ends).result()
 
 
 def _time(engine: PrefillEngine, length: int, selection: Selection) -> _Timed:
@@ -101,7 +104,7 @@ def _time(engine: PrefillEngine, length: int, selection: Selection) -> _Timed:
     synchronise(device)
 
     async def run() -> _Timed:
-        scheduler, phases = PrefillScheduler(engine, _MAX_QUEUED_TOKENS), Phases()
+        scheduler, phases = PrefillScheduler(engine, _MAX_QUEUED_TOKENS, _COMPUTE), Phases()
         steps = asyncio.ensure_future(scheduler.run())
         started = time.perf_counter()
         async for _ in scheduler.stream(token_ids, skeleton, phases=phases):
