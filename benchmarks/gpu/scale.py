@@ -45,7 +45,7 @@ class Scale:
     stream_tokens: int = 256
 
 
-_TINY = {
+_TINY: dict[str, object] = {
     "hidden_size": 64,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
