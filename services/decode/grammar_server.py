@@ -31,6 +31,8 @@ FRAME = struct.Struct("<II")
 NICENESS = 5
 """A worker's steps go before what grammars cost."""
 
+_PRIVATE_USE = 0xF0000
+"""The first of 65,534 characters that mean nothing."""
 _MEMORY_BYTES = 1024**3
 _ANSWER_SECONDS = 3.0
 _TOKEN_SECONDS = 0.01
@@ -158,9 +160,30 @@ def _read_tokenizer(folder: Path, vocab_size: int) -> LLTokenizer:
     num_tokens = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
     eos = list(eos_token_ids(folder)) or None
     try:
-        return LLTokenizer(tokenizer.to_str(), n_vocab=max(num_tokens, vocab_size), eos_token=eos)
+        return LLTokenizer(
+            _with_nameless_markers(tokenizer.to_str()), n_vocab=max(num_tokens, vocab_size), eos_token=eos
+        )
     except ValueError as error:
         raise ValueError(f"llguidance cannot use the model's tokenizer: {reason_of(str(error))}") from None
+
+
+def _with_nameless_markers(serialised: str) -> str:
+    """Return a tokenizer whose special tokens have names that are in no text.
+
+    llguidance tokenises what a grammar leaves no choice about. A special token's name in there is meant as a text, but
+    would become the token, which does not follow the grammar.
+    """
+    tokenizer = json.loads(serialised)
+    added = [token for token in tokenizer["added_tokens"] if token["special"]]
+    names = {token["content"]: chr(_PRIVATE_USE + index) for index, token in enumerate(added)}
+    for token in added:
+        token["content"] = names[token["content"]]
+    vocab = tokenizer["model"]["vocab"]
+    if isinstance(vocab, dict):
+        tokenizer["model"]["vocab"] = {names.get(name, name): number for name, number in vocab.items()}
+    else:  # Unigram's has a score with each name
+        tokenizer["model"]["vocab"] = [[names.get(name, name), score] for name, score in vocab]
+    return json.dumps(tokenizer)
 
 
 def main(control_number: int, folder: Path, vocab_size: int) -> None:

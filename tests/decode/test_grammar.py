@@ -118,6 +118,14 @@ async def test_a_complete_grammar_ends_the_answer_with_its_last_token(workers: W
     assert events[-1].finish_reason == decode_pb2.FINISH_REASON_GRAMMAR
 
 
+async def test_a_special_tokens_name_is_text_also_where_nothing_else_may_come(
+    workers: Workers, tokenizer: Tokenizer
+) -> None:
+    tokens = tokens_of(await workers.generate(request(workers, regex_grammar(r"a<\|end\|>b"))))
+    assert EOS not in tokens
+    assert tokenizer.decode(tokens) == "a<|end|>b"
+
+
 async def test_a_stop_token_ends_the_answer_only_where_the_grammar_may_end(
     workers: Workers, tokenizer: Tokenizer
 ) -> None:

@@ -20,6 +20,8 @@ from services.gateway.http.strict_http import StrictConnection
 from services.gateway.http.turns import HeldFlow, Turns
 
 logger = logging.getLogger(__name__)
+_errors = logging.getLogger("uvicorn.error.protocol")
+_errors.setLevel(logging.ERROR)  # its warnings are of clients' doings, as many as they like, with advice for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class BoundedProtocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.logger = _errors
         limiting = cast(LimitingConfig, config)
         self._limits, self._turns, self._crowd = limiting.limits, limiting.turns, limiting.crowd
         self.flow: HeldFlow
@@ -181,6 +184,7 @@ class BoundedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP; once an answer has begun there is nothing to refuse it with."""
+        logger.info("malformed request")
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             super().send_400_response(msg)
             self._await_reader()

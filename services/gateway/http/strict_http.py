@@ -18,7 +18,9 @@ _BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _FOLDED = re.compile(rb"\r\n[ \t]")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*)", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
-_OLD_REQUEST_LINE = re.compile(rb"[^\r]* HTTP/(0\.\d|1\.0)\r\n")
+_REQUEST_LINE = re.compile(rb"[^\r]* HTTP/1\.[01]\r\n")
+_OLD_REQUEST_LINE = re.compile(rb"[^\r]* HTTP/1\.0\r\n")
+_ORIGIN = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 _CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 _PART_OF_A_CHUNK_HEAD = re.compile(rb"[0-9A-Fa-f]{1,16}\r?|")
 _CHUNK_HEAD_BYTES = 18
@@ -109,7 +111,22 @@ class StrictConnection(h11.Connection):
             if end.end() > self._max_incomplete_event_size:
                 raise h11.LocalProtocolError("the head is too large", error_status_hint=431)
             _check_head(bytes(buffer._data[: end.end()]))
-        return maybe_read_from_IDLE_client(buffer)
+        request: h11.Request | None = maybe_read_from_IDLE_client(buffer)
+        return request if request is None else _with_path(request)
+
+
+def _with_path(request: h11.Request) -> h11.Request:
+    """Return a request that may be a proxy's, for a whole URL, as one for the URL's path."""
+    origin = _ORIGIN.match(request.target)
+    if origin is None:
+        return request
+    path = request.target[origin.end() :]
+    return h11.Request(
+        method=request.method,
+        headers=request.headers,
+        target=path if path.startswith(b"/") else b"/" + path,
+        http_version=request.http_version,
+    )
 
 
 def _check_head(head: bytes) -> None:
@@ -118,6 +135,8 @@ def _check_head(head: bytes) -> None:
     is_chunked = _TRANSFER_ENCODING.search(head) is not None
     if _BARE_LINE_END.search(head):
         raise h11.LocalProtocolError("a line ends without CRLF")
+    if not _REQUEST_LINE.match(head):
+        raise h11.LocalProtocolError("this is not HTTP/1.1", error_status_hint=505)
     if _FOLDED.search(head):
         raise h11.LocalProtocolError("a header is folded")
     if len(lengths) + is_chunked > 1 or any(b"," in length for length in lengths):

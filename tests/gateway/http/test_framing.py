@@ -38,6 +38,9 @@ def chunks(*parts: bytes) -> bytes:
         asking().replace(b"\r\n", b"\n"),
         asking().replace(b"\r\n\r\n", b"\r\n\n"),
         asking().replace(b" HTTP", b"  HTTP"),
+        asking().replace(b"HTTP/1.1", b"HTTP/1.2"),
+        asking().replace(b"HTTP/1.1", b"HTTP/2.0"),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         asking().replace(b"Host: gateway\r\n", b""),
         asking().replace(b"Host: gateway", b"Host: gateway\r\nHost: other"),
         asking().replace(b"Host", b"X\x00Y: a\r\nHost"),
@@ -82,6 +85,13 @@ async def test_what_is_well_formed_is_read_however_it_is_cut(gateway: Gateway, r
                 await asyncio.sleep(0)
         assert await client.status() == 200
         await client.send(HEALTH)
+        assert await client.status() == 200
+
+
+@pytest.mark.parametrize("url", [b"http://gateway/health", b"HTTPS://gateway:8000/health?a=b"])
+async def test_a_whole_url_is_taken_by_its_path(gateway: Gateway, url: bytes) -> None:
+    async with reachable(gateway) as connect, connect() as client:
+        await client.send(HEALTH.replace(b"/health", url))
         assert await client.status() == 200
 
 
