@@ -13,6 +13,7 @@ from benchmarks.gpu.scale import Scale
 from benchmarks.measure import random_tokens
 from benchmarks.random_models import LLAMA_8B, random_llama
 from benchmarks.record import Parameter, Row
+from common import freed_memory
 from common.model.decoder import DecoderModel
 from common.skeleton.selection import Selection
 from common.skeleton.spec import SkeletonSpec
@@ -88,6 +89,7 @@ def longest_whole(scale: Scale) -> Iterator[Row]:
 
 
 def _engine(scale: Scale, num_layers: int | None) -> PrefillEngine:
+    freed_memory.keep()  # as the worker does
     overrides = scale.llama if num_layers is None else {**scale.llama, "num_hidden_layers": num_layers}
     model = DecoderModel(random_llama(scale.device, scale.dtype, **overrides), "random-llama")
     ends = torch.arange(model.spec.vocab_size) % _SENTENCE_TOKENS == 0

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from concurrent.futures import Executor
 
-from common import garbage, rpc
+from common import freed_memory, garbage, rpc
 from common.logging import configure
 from common.metrics import new_registry
 from common.metrics_server import serving_metrics
@@ -34,6 +34,7 @@ def run(settings: PrefillSettings) -> None:
     """
     configure("prefill", settings.log_level)
     check_ports(settings)
+    freed_memory.keep()
     compute = compute_thread("prefill", settings.threads)
     engine = compute.submit(_load, settings).result()
     garbage.freeze()
