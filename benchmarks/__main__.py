@@ -95,6 +95,23 @@ def transfer(
 
 
 @app.command()
+def pipeline(
+    length: Annotated[int, typer.Option(min=256, help="prompt length in tokens; a tenth is kept")] = 32768,
+    repeats: Repeats = 3,
+    out: Out = _OUT,
+    threads: Threads = None,
+    device: Annotated[str, typer.Option(help="torch device, such as cpu or cuda:0")] = "cpu",
+) -> None:
+    """Kept K/V to messages at their receiver, with layers that cost nothing: a prefill worker without its model."""
+    _set_threads(threads)
+    import torch  # noqa: PLC0415
+
+    from benchmarks.pipeline import measure  # noqa: PLC0415
+
+    typer.echo(measure(device, length, repeats, torch.get_num_threads()).write(out))
+
+
+@app.command()
 def decode(
     model: Model = DEFAULT_MODEL,
     length: Length = 4096,
