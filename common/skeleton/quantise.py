@@ -33,7 +33,7 @@ def parameters(grouped: Tensor, axis: int, levels: int) -> tuple[Tensor, Tensor]
 
 def quantise_(grouped: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor:
     """Turn float32 numbers into their codes, in place and still as float32: whole numbers below `levels`."""
-    return grouped.div_(scale.float()).round_().sub_(zero).clamp_(0, levels - 1)
+    return grouped.div_(scale.float()).round_().sub_(zero.float()).clamp_(0, levels - 1)
 
 
 def dequantise_(codes: Tensor, scale: Tensor, zero: Tensor, limit: float) -> Tensor:

@@ -12,6 +12,17 @@ def to_bytes(tensor: Tensor) -> bytes:
     return data
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    """Return a tensor on the CPU. From a CUDA device it comes when the current stream gets to it, not before.
+
+    Its memory there is pinned. torch keeps it for the next one, but not before the copy is done, even if the tensor is
+    dropped; and what is copied from may be freed or overwritten, since that happens later in the same stream.
+    """
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
 def from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Return a CPU tensor over a copy of `data`; raise SkeletonError if the length is not the shape's."""
     wanted = dtype.itemsize * torch.Size(shape).numel()

@@ -6,7 +6,6 @@ before it is used.
 """
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -18,9 +17,9 @@ from torch import Tensor
 
 from common.errors import SkeletonError
 from common.pb import skeleton_pb2
-from common.skeleton.codecs import Codec
+from common.skeleton.chunks import Span, chunk_spans
 from common.skeleton.spec import VERSION, SkeletonSpec
-from common.skeleton.tensor_bytes import dtype_from_name, dtype_name, from_bytes, to_bytes
+from common.skeleton.tensor_bytes import dtype_from_name, dtype_name, from_bytes, to_bytes, to_host
 
 CHUNK_BYTES = 1 << 20
 """Keys and values in one message: large enough to be efficient, far from gRPC's limits."""
@@ -42,6 +41,59 @@ def header(skeleton: SkeletonSpec) -> skeleton_pb2.SkeletonHeader:
     )
 
 
+class EncodedLayer:
+    """One layer's kept keys and values, encoded whole, and their messages.
+
+    On a CUDA device encoding and copying to the host are only queued, on its current stream: the messages can be made
+    once the layer `has_arrived`, or they wait for it.
+    """
+
+    def __init__(
+        self, skeleton: SkeletonSpec, layer: int, keys: Tensor, values: Tensor, positions: Tensor | None
+    ) -> None:
+        """Take the kept keys and values, each [kept, G, d], and their positions [kept]; all on one device."""
+        self._skeleton = skeleton
+        self._layer = layer
+        self._whole = skeleton.codec.split(keys.shape[0], 0, keys.shape[0])
+        self._keys = to_host(skeleton.codec.payload("keys", keys, self._whole))
+        self._values = to_host(skeleton.codec.payload("values", values, self._whole))
+        self._positions = None if positions is None else to_host(positions)
+        self._copied = torch.cuda.current_stream(keys.device).record_event() if keys.is_cuda else None
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether all of it is on the host."""
+        return self._copied is None or self._copied.query()
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of its keys and values in all messages together."""
+        return self._keys.nbytes + self._values.nbytes
+
+    def spans(self) -> Sequence[Span]:
+        """Wait for the layer to arrive; return its chunks' places in it, in order.
+
+        Raises SkeletonError for numbers that the codec cannot express.
+        """
+        if self._copied is not None:
+            self._copied.synchronize()
+        self._skeleton.codec.check("keys", self._keys, self._whole)
+        self._skeleton.codec.check("values", self._values, self._whole)
+        return chunk_spans(self._skeleton.codec, self._whole.tokens, CHUNK_BYTES)
+
+    def write(self, chunk: skeleton_pb2.LayerChunk, start: int, end: int) -> None:
+        """Fill an empty message, where it is to stay, with one of the spans' chunks; to be moved it would be copied."""
+        codec, num_tokens = self._skeleton.codec, self._whole.tokens
+        keys = codec.cut("keys", self._keys.numpy().data, num_tokens, start, end)
+        values = codec.cut("values", self._values.numpy().data, num_tokens, start, end)
+        chunk.layer, chunk.layer_tokens = self._layer, num_tokens
+        chunk.token_start, chunk.num_tokens = start, end - start
+        chunk.keys, chunk.values = keys, values
+        if self._positions is not None:
+            chunk.positions.extend(self._positions[start:end].tolist())
+        chunk.checksum = chunk_checksum(self._skeleton, chunk, keys, values)
+
+
 def layer_chunks(
     skeleton: SkeletonSpec, layer: int, keys: Tensor, values: Tensor, positions: Tensor | None
 ) -> Iterator[skeleton_pb2.LayerChunk]:
@@ -49,22 +101,11 @@ def layer_chunks(
 
     Raises SkeletonError for numbers that the codec cannot express.
     """
-    codec, num_tokens, start = skeleton.codec, keys.shape[0], 0
-    while start < num_tokens:
-        end = _chunk_end(codec, num_tokens, start)
-        split = codec.split(num_tokens, start, end)
-        chunk = skeleton_pb2.LayerChunk(
-            layer=layer,
-            layer_tokens=num_tokens,
-            token_start=start,
-            num_tokens=end - start,
-            keys=(key_bytes := codec.encode("keys", keys[start:end], split)),
-            values=(value_bytes := codec.encode("values", values[start:end], split)),
-            positions=positions[start:end].tolist() if positions is not None else (),
-        )
-        chunk.checksum = chunk_checksum(skeleton, chunk, key_bytes, value_bytes)
+    encoded = EncodedLayer(skeleton, layer, keys, values, positions)
+    for span in encoded.spans():
+        chunk = skeleton_pb2.LayerChunk()
+        encoded.write(chunk, *span)
         yield chunk
-        start = end
 
 
 def prompt_end(skeleton: SkeletonSpec, hidden_state: Tensor, pivot_layer: int | None) -> skeleton_pb2.PrefillResult:
@@ -176,13 +217,6 @@ class SkeletonReader:
         if self._next_token == message.layer_tokens:
             self.kept_tokens.append(message.layer_tokens)
             self._next_token = 0
-
-
-def _chunk_end(codec: Codec, layer_tokens: int, start: int) -> int:
-    """Return how far a chunk from `start` on gets with at most CHUNK_BYTES; it has a token at least."""
-    ends = range(start + 1, layer_tokens + 1)
-    fit = bisect_right(ends, CHUNK_BYTES, key=lambda end: codec.num_bytes(codec.split(layer_tokens, start, end)))
-    return start + max(1, fit)
 
 
 def chunk_checksum(skeleton: SkeletonSpec, chunk: skeleton_pb2.LayerChunk, keys: bytes, values: bytes) -> int:
