@@ -37,7 +37,7 @@ def marked_tests(_: Scale) -> Iterator[Row]:
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-W", "default", f"--junitxml={report}"]
-        done = subprocess.run([*command, "tests/common", "tests/decode"], cwd=_ROOT, check=False)  # noqa: S603
+        done = subprocess.run([*command, "tests/common", "tests/decode", "tests/prefill"], cwd=_ROOT, check=False)  # noqa: S603
         suite = ElementTree.parse(report).getroot().find("testsuite")  # noqa: S314  pytest wrote it
         assert suite is not None
         passed = sum(len(case) == 0 for case in suite.iter("testcase"))

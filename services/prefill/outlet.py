@@ -36,7 +36,7 @@ class Outlet:
         self._num_bytes = 0
         self._asked_for_room = False
         self._published = False
-        self._layer: list[skeleton_pb2.LayerChunk] = []
+        self._layer: list[prefill_pb2.PrefillEvent] = []
         self._references: list[skeleton_pb2.LayerReference] = []
         self._putting: asyncio.Task[skeleton_pb2.LayerReference | None] | None = None
 
@@ -62,7 +62,7 @@ class Outlet:
     async def pass_on(self, event: prefill_pb2.PrefillEvent) -> AsyncIterator[prefill_pb2.PrefillEvent]:
         """Yield what is sent in a message's place, if anything."""
         if event.HasField("chunk") and self._store is not None:
-            self._layer.append(event.chunk)
+            self._layer.append(event)
             if event.chunk.token_start + event.chunk.num_tokens == event.chunk.layer_tokens:
                 for message in await self._put_layer():
                     yield message
@@ -72,9 +72,9 @@ class Outlet:
         yield event
 
     async def _put_layer(self) -> list[prefill_pb2.PrefillEvent]:
-        chunks, self._layer = self._layer, []
+        events, self._layer = self._layer, []
         # Not broken off when the prompt is cancelled: the server might take the layer after it was told to remove it.
-        self._putting = asyncio.ensure_future(self._put(chunks))
+        self._putting = asyncio.ensure_future(self._put([event.chunk for event in events]))
         try:
             reference = await asyncio.shield(self._putting)
         except StoreError as error:
@@ -84,7 +84,7 @@ class Outlet:
                 self._references.append(reference)
                 return [prefill_pb2.PrefillEvent(reference=reference)]
             self._give_up("full", f"{self._num_bytes} bytes are more than there may be")
-        return [prefill_pb2.PrefillEvent(chunk=chunk) for chunk in chunks]
+        return events
 
     async def _put(self, chunks: list[skeleton_pb2.LayerChunk]) -> skeleton_pb2.LayerReference | None:
         """Store a layer; None if there cannot be room for the skeleton."""

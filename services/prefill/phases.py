@@ -18,7 +18,8 @@ class Times:
         queue: waiting for a turn, and for a reader that is behind.
         compute: the layers themselves.
         select: scoring and choosing what is kept.
-        encode: quantising it and writing its messages.
+        encode: quantising it and writing messages. On a GPU that is queueing it, waiting for what the layer before
+            kept, and writing that one's messages.
     """
 
     queue: float = 0.0

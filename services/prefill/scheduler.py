@@ -7,9 +7,10 @@ no locks, and a prompt that is cancelled is gone after the step that is running.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
+from typing import NamedTuple
 
 from common.errors import WorkerFailedError
 from common.pb import prefill_pb2, skeleton_pb2
@@ -18,7 +19,7 @@ from common.skeleton.spec import SkeletonSpec
 from common.token_bound import TokenBound
 from services.prefill.engine import PrefillEngine
 from services.prefill.fair_share import FairShare
-from services.prefill.outputs import KeptLayer, PromptEnd
+from services.prefill.outputs import KeptLayer, Output, PromptEnd
 from services.prefill.phases import Phases, Times
 
 _OUTBOX_BYTES = 16 * 1024 * 1024
@@ -34,6 +35,14 @@ _STUCK_SECONDS = 30.0
 """A step, one chunk through one layer, takes at most seconds on the slowest machine that serves."""
 
 Events = list[prefill_pb2.PrefillEvent]
+
+
+class _Done(NamedTuple):
+    """What a step leaves for the reader, and the size of the keys and values in it."""
+
+    events: Events
+    num_bytes: int
+
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +62,13 @@ class _Job:
         self.num_tokens = len(token_ids)
         self.priority = priority
         self.client = client
-        self.outbox: asyncio.Queue[Events | Exception] = asyncio.Queue()
+        self.outbox: asyncio.Queue[_Done | Exception] = asyncio.Queue()
         self.outbox_bytes = 0
         self.cancelled = False
         self.finished = False
         self._steps = engine.run(token_ids, skeleton.selection)
         self._skeleton = skeleton
+        self._encoded: wire.EncodedLayer | None = None  # whose messages are still to be written
         self._layers_left = engine.model.spec.num_layers + 1
         self._phases = phases
         self.runnable_since = phases.arrived
@@ -69,26 +79,39 @@ class _Job:
         """Estimate of the work left, in tokens times layers; a method that runs tokens again takes a little longer."""
         return self.num_tokens * max(1, self._layers_left)
 
-    def compute(self) -> Events:
+    def compute(self) -> _Done:
         """Run one step and encode what a layer that it completes keeps; in the compute thread."""
         started = time.monotonic()
         output = next(self._steps)
         computed = time.monotonic()
         is_layer = isinstance(output, KeptLayer)
         self._layers_left -= is_layer
-        events = self._encode(output) if isinstance(output, KeptLayer) else []
+        done = self._encode(output)
         encoded = time.monotonic()
         selected = output.select_seconds if isinstance(output, KeptLayer) else 0.0
         times = Times(started - self.runnable_since, computed - started - selected, selected, encoded - computed)
         self._phases.step(times, ends_layer=is_layer)
         self.runnable_since = encoded
         if isinstance(output, PromptEnd):
-            events.append(prefill_pb2.PrefillEvent(result=self._result(output)))
-        return events
+            done.events.append(prefill_pb2.PrefillEvent(result=self._result(output)))
+        return done
 
-    def _encode(self, kept: KeptLayer) -> Events:
-        chunks = wire.layer_chunks(self._skeleton, kept.layer, kept.keys, kept.values, kept.positions)
-        return [prefill_pb2.PrefillEvent(chunk=chunk) for chunk in chunks]
+    def _encode(self, output: Output) -> _Done:
+        """Encode a layer; return the messages of those that are on the host.
+
+        A CPU's are at once. A GPU has the step and the encoding still before it, so it is busy while the messages of
+        the layer before are written here; this one's are when the prompt's next step is queued, or its end.
+        """
+        earlier, self._encoded = self._encoded, None
+        if isinstance(output, KeptLayer):
+            self._encoded = wire.EncodedLayer(
+                self._skeleton, output.layer, output.keys, output.values, output.positions
+            )
+        done = [] if earlier is None else [earlier]
+        if self._encoded is not None and self._encoded.has_arrived:
+            done.append(self._encoded)
+            self._encoded = None
+        return _Done([event for layer in done for event in _messages(layer)], sum(layer.num_bytes for layer in done))
 
     def _result(self, end: PromptEnd) -> skeleton_pb2.PrefillResult:
         self.finished = True
@@ -98,24 +121,27 @@ class _Job:
         result.queue_seconds, result.prefill_seconds = total.queue, total.prefill
         return result
 
-    def deliver(self, output: Events | Exception) -> None:
+    def deliver(self, output: _Done | Exception) -> None:
         """Put a step's output where its reader finds it."""
-        if output:  # most steps are in the middle of a layer
+        if isinstance(output, Exception):
             self.outbox.put_nowait(output)
-            self.outbox_bytes += _num_bytes(output)
+        elif output.events:  # most steps are in the middle of a layer
+            self.outbox.put_nowait(output)
+            self.outbox_bytes += output.num_bytes
 
     async def read(self, timeout_seconds: float) -> Events:
         """Wait for the next output; raise it if it is an error, and TimeoutError if none comes."""
         async with asyncio.timeout(timeout_seconds):
             output = await self.outbox.get()
-        self.outbox_bytes -= _num_bytes(output)
         if isinstance(output, Exception):
             raise output
-        return output
+        self.outbox_bytes -= output.num_bytes
+        return output.events
 
     def close(self) -> None:
-        """Drop the generator and with it the prompt's tensors."""
+        """Drop the generator and with it the prompt's tensors, those on their way to the host too."""
         self._steps.close()
+        self._encoded = None
 
 
 class PrefillScheduler:
@@ -192,9 +218,7 @@ class PrefillScheduler:
             job = await self._next_job()
             self._running, self._step_started = job, time.monotonic()
             try:
-                output: Events | Exception = await asyncio.get_running_loop().run_in_executor(
-                    self._compute, job.compute
-                )
+                output: _Done | Exception = await asyncio.get_running_loop().run_in_executor(self._compute, job.compute)
             except Exception as error:  # handed to the prompt's own caller, who reports it
                 output, job.finished = error, True
             self._share.add(job.client, time.monotonic() - self._step_started)
@@ -239,7 +263,7 @@ class PrefillScheduler:
             key=lambda job: (job.priority if by_urgency else 0, self._share.used(job.client), job.work_left),
         )
 
-    def _deliver(self, job: _Job, output: Events | Exception) -> None:
+    def _deliver(self, job: _Job, output: _Done | Exception) -> None:
         if job.cancelled:
             self._discard(job)
             return
@@ -258,5 +282,8 @@ class PrefillScheduler:
         self._bound.leave(job.num_tokens, job.client)
 
 
-def _num_bytes(output: Events | Exception) -> int:
-    return 0 if isinstance(output, Exception) else sum(event.ByteSize() for event in output)
+def _messages(layer: wire.EncodedLayer) -> Iterator[prefill_pb2.PrefillEvent]:
+    for span in layer.spans():
+        event = prefill_pb2.PrefillEvent()
+        layer.write(event.chunk, *span)
+        yield event
