@@ -22,7 +22,7 @@ from common.skeleton.tensor_bytes import from_bytes, to_bytes
 GROUP_TOKENS = 64
 """Tokens that share a key channel's scale and zero."""
 
-_CPU_BLOCK_BYTES = 2 << 20
+_CPU_BLOCK_BYTES = 4 << 20
 """Of the float32 numbers that a CPU quantises at a time, so that they stay in its caches from one step to the next."""
 
 _EDGE_SHARE = 12
@@ -216,7 +216,7 @@ class Codec:
             scale, zero = quantise.parameters(numbers, axis, levels)
             scale_rows.copy_(scale)
             zero_rows.copy_(zero)
-            quantise.quantise_(numbers, scale, zero, levels)
+            quantise.quantise_(numbers, scale, zero)
             # By way of int32: from float32 to uint8 a CPU goes number by number.
             whole = numbers.view(torch.int32).copy_(numbers).flatten(0, 1)[: part.shape[0]]
             code_rows.copy_(quantise.pack(whole.to(torch.uint8)) if self.name == "int4" else whole)

@@ -16,6 +16,8 @@ ZERO_DTYPE = torch.int16
 
 _LARGEST_ZERO = torch.iinfo(ZERO_DTYPE).max
 _SMALLEST_SCALE = torch.finfo(SCALE_DTYPE).tiny
+_SCALE_BITS = (0x0080, 0x7F7F)
+"""Of the smallest normal bfloat16, and of the largest."""
 
 
 def parameters(grouped: Tensor, axis: int, levels: int) -> tuple[Tensor, Tensor]:
@@ -31,9 +33,12 @@ def parameters(grouped: Tensor, axis: int, levels: int) -> tuple[Tensor, Tensor]
     return scale, torch.floor(low / scale.float()).to(ZERO_DTYPE)
 
 
-def quantise_(grouped: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor:
-    """Turn float32 numbers into their codes, in place and still as float32: whole numbers below `levels`."""
-    return grouped.div_(scale.float()).round_().sub_(zero.float()).clamp_(0, levels - 1)
+def quantise_(grouped: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """Turn float32 numbers into their codes, in place and still as float32: whole numbers, none negative.
+
+    They stay below the levels that the scale was made for: of these, rounding and the floor in zero use the two spare.
+    """
+    return grouped.div_(scale.float()).round_().sub_(zero.float())
 
 
 def dequantise_(codes: Tensor, scale: Tensor, zero: Tensor, limit: float) -> Tensor:
@@ -43,7 +48,11 @@ def dequantise_(codes: Tensor, scale: Tensor, zero: Tensor, limit: float) -> Ten
 
 def are_scales(scale: Tensor) -> bool:
     """Tell whether these can be scales: finite, and no smaller than the smallest normal number."""
-    return bool(((scale >= _SMALLEST_SCALE) & (scale <= torch.finfo(SCALE_DTYPE).max)).all())
+    if not scale.numel():
+        return True
+    # Their bits ascend as they do, with all negative numbers before them, and infinity and NaN behind.
+    least, largest = torch.aminmax(scale.view(torch.int16))
+    return bool(least >= _SCALE_BITS[0]) and bool(largest <= _SCALE_BITS[1])
 
 
 def pack(codes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from common.errors import InvalidRequestError, SkeletonError
 from common.model.decoder import DecoderModel, ModelSpec
-from common.skeleton import wire
+from common.skeleton import quantise, wire
 from common.skeleton.codecs import Codec, Split
 from common.skeleton.selection import CODECS, Selection
 from common.skeleton.spec import SkeletonSpec
@@ -197,6 +197,16 @@ def test_numbers_that_are_not_finite_are_refused(
     tensor[token, 1, 3] = number
     with pytest.raises(SkeletonError, match=f"{kind} that are not finite cannot cross as {name}"):
         codec(name).encode(kind, tensor, Split(1, 100, 1))
+
+
+def test_scales_are_the_positive_normal_numbers() -> None:
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+    limits = torch.finfo(torch.bfloat16)
+    expected = (every >= limits.tiny) & (every <= limits.max)
+    assert [quantise.are_scales(scale) for scale in every.split(1)] == expected.tolist()
+    assert quantise.are_scales(every[expected])
+    assert quantise.are_scales(every[:0])
+    assert not quantise.are_scales(every[every.isfinite()])
 
 
 @pytest.mark.parametrize(
