@@ -213,15 +213,17 @@ def everything(
 ) -> None:
     """Every part in a process of its own, then the report. A part that fails leaves the others alone."""
     longest = max(_numbers(lengths))
-    common = ["--model", model, "--repeats", str(repeats), "--out", str(out)]
+    common = ["--repeats", str(repeats), "--out", str(out)]
+    of_model = ["--model", model]
     same_threads = [] if threads is None else ["--threads", str(threads)]
     peer = [] if peer_python is None else ["--peer-python", str(peer_python)]
     parts = {
-        "prefill": ["--lengths", lengths, *same_threads, *peer],
-        "transfer": ["--length", str(longest), *same_threads],
-        "decode": ["--length", str(min(4096, longest)), *same_threads, *peer],
-        "gateway": ["--lengths", f"200,{min(4096, longest)}"],
-        "interference": ["--length", str(min(8000, longest)), *same_threads],
+        "prefill": [*of_model, "--lengths", lengths, *same_threads, *peer],
+        "transfer": [*of_model, "--length", str(longest), *same_threads],
+        "pipeline": same_threads,
+        "decode": [*of_model, "--length", str(min(4096, longest)), *same_threads, *peer],
+        "gateway": [*of_model, "--lengths", f"200,{min(4096, longest)}"],
+        "interference": [*of_model, "--length", str(min(8000, longest)), *same_threads],
     }
     failed = [part for part, flags in parts.items() if _run(part, [*common, *flags]) != 0]
     report(out)

@@ -13,6 +13,7 @@ PARTS: Mapping[str, str] = {
     "prefill": "Prefill",
     "prefill-random-llama": "Prefill of random weights in Llama-3.1-8B's shape",
     "transfer": "Transfer",
+    "pipeline": "Pipeline",
     "decode": "Decode",
     "gateway": "Gateway",
     "interference": "Interference",
