@@ -4,7 +4,8 @@ from collections import Counter
 
 _TIMES_FREE = 8
 """Who would hold more than so many times of what is left free gets no more: one client has eight ninths at most, and
-another one of the rest likewise; a single thing of any size, if there is room. Dynamic thresholds, as switches share their memory among ports (Choudhury and Hahne, 1998)."""
+another one of the rest likewise; a single thing of any size, if there is room. Dynamic thresholds, as switches share
+their memory among ports (Choudhury and Hahne, 1998)."""
 
 
 class FairBound:
