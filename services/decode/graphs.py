@@ -86,7 +86,8 @@ class _Step:
         spec, device = model.spec, model.device
         self._model = model
         self._plan = StepPlan(rows, blocks, spec.num_layers, device)
-        self._attention = PagedAttention(pool, self._plan, num_splits(blocks))
+        splits = num_splits(blocks, rows, spec.num_kv_heads, _multiprocessors(device))
+        self._attention = PagedAttention(pool, self._plan, splits)
         self._rotary: Rotary | None = None
         self.hidden = torch.zeros((rows, spec.hidden_size), dtype=spec.dtype, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -132,6 +133,10 @@ class _Step:
         """Run the graph over what the plan holds now."""
         assert self.graph is not None
         self.graph.replay()
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _power_of_two(number: int) -> int:

@@ -14,15 +14,26 @@ from torch import Tensor
 from services.decode.paged_kernels import attend_share_kernel, merge_shares_kernel, store_newest_kernel
 from services.decode.pool import BLOCK_TOKENS
 
-_SPLIT_TOKENS = 256
+_SHORTEST_SHARE = 256
+"""Tokens below which reading a share takes less time than merging it."""
+_LONGEST_SHARE = 2048
+"""Tokens above which one program would be read for when all others are done."""
+_PROGRAMS_PER_MULTIPROCESSOR = 2
 _MAX_SPLITS = 64
 _TILE_BYTES = 16 * 1024
 """Of keys that are in flight at once, and as many of values: two stages of both fit any GPU's shared memory."""
 
 
-def num_splits(max_blocks: int) -> int:
-    """Return into how many shares sequences are cut whose tables have room for so many blocks, a power of two."""
-    splits: int = triton.next_power_of_2(min(_MAX_SPLITS, max(1, max_blocks * BLOCK_TOKENS // _SPLIT_TOKENS)))
+def num_splits(max_blocks: int, rows: int, num_kv_heads: int, multiprocessors: int) -> int:
+    """Return into how many shares sequences are cut whose tables have room for so many blocks, a power of two.
+
+    As few as keep the GPU's multiprocessors busy: each leaves a result that has to be written and merged. But one long
+    table among many short ones is cut all the same, as its programs are the last.
+    """
+    tokens = max_blocks * BLOCK_TOKENS
+    most, least = tokens // _SHORTEST_SHARE, tokens // _LONGEST_SHARE
+    wanted = triton.cdiv(_PROGRAMS_PER_MULTIPROCESSOR * multiprocessors, rows * num_kv_heads)
+    splits: int = triton.next_power_of_2(max(1, min(_MAX_SPLITS, most, max(least, wanted))))
     return splits
 
 
