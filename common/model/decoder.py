@@ -1,8 +1,8 @@
 """A decoder-only transformers model, driven layer by layer.
 
-The layers, norms, experts and rotary embeddings are transformers' own; only the loop over them is ours, and on a CPU
-the layers of Llama's shape are called by a shorter way. Whether this does what the model's own forward does is
-checked at load, so an architecture that needs something more is refused instead of served wrongly.
+The layers, norms, experts and rotary embeddings are transformers' own; only the loop over them is ours, and the layers
+of Llama's and Gemma's shape are called by a shorter way. Whether this does what the model's own forward does is checked
+at load, so an architecture that needs something more is refused instead of served wrongly.
 """
 
 import logging
@@ -76,6 +76,8 @@ class DecoderModel:
         self._rotary_per_row = _rope_types(self._config) & set(_LENGTH_DEPENDENT_ROPE)
         quicken(self._model)
         self._direct = direct_layers(self._decoder.layers, self.device)
+        if self._direct is None:
+            logger.info("layers are called through transformers", extra={"model_type": self._config.model_type})
         self._verify()
 
     @property

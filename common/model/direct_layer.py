@@ -1,41 +1,63 @@
-"""A decoder layer of Llama's shape, run without the modules around its products.
+"""A decoder layer of Llama's or Gemma's shape, run without the modules around its products.
 
 On a CPU, transformers takes one token through a layer's modules, decorators and dispatches in a third of the time that
-its products take. `benchmarks/RESULTS.md` has the figures. Graphs do the same for a GPU.
+its products take. `benchmarks/RESULTS.md` has the figures. On a GPU, graphs take the calls away, but not the many small
+kernels behind them: there each part between the products is one kernel of ours.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.model import triton_driver
 from common.model.attention import LayerAttention
+from common.model.elementwise import Activation, Elementwise, RMSNorm, TorchElementwise, activation_of
 
-_OF_THIS_SHAPE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+_OF_THIS_SHAPE = (
+    "Gemma3DecoderLayer",
+    "LlamaDecoderLayer",
+    "MistralDecoderLayer",
+    "Qwen2DecoderLayer",
+    "Qwen3DecoderLayer",
+)
 
 
 class DirectLayer:
     """One of transformers' layers: its own linear layers and weights, called directly."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, activation: Activation, elementwise: Elementwise) -> None:
         attention, mlp = layer.self_attn, layer.mlp
+        self._elementwise = elementwise
         self._index: int = attention.layer_idx
         self._scaling: float = attention.scaling
         self._head_dim: int = attention.head_dim
-        self._before_attention = _RMSNorm(layer.input_layernorm)
+        self._before_attention = RMSNorm.of(layer.input_layernorm)
         self._query, self._key, self._value = attention.q_proj, attention.k_proj, attention.v_proj
         self._query_norm, self._key_norm = _optional_norm(attention, "q_norm"), _optional_norm(attention, "k_norm")
         self._output = attention.o_proj
-        self._before_mlp = _RMSNorm(layer.post_attention_layernorm)
+        # What is called "post attention" stands before the MLP, but where there is one that is called so.
+        self._before_mlp = _optional_norm(layer, "pre_feedforward_layernorm")
+        self._after_attention: RMSNorm | None = RMSNorm.of(layer.post_attention_layernorm)
+        if self._before_mlp is None:
+            self._before_mlp, self._after_attention = self._after_attention, None
+        self._after_mlp = _optional_norm(layer, "post_feedforward_layernorm")
         self._gate, self._up, self._down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
-        self._activate = mlp.act_fn
+        self._activation = activation
 
     def __call__(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], attention: LayerAttention) -> Tensor:
         """Run the layer over hidden states [B, T, D], with rotary cosines and sines [B, T, d]."""
-        hidden = hidden + self._attend(self._before_attention(hidden), rotary, attention)
-        tokens = self._before_mlp(hidden)
-        gated = self._activate.forward(self._gate.forward(tokens)) * self._up.forward(tokens)
-        added: Tensor = self._down.forward(gated)
+        elementwise = self._elementwise
+        added = self._attend(elementwise.norm(hidden, self._before_attention), rotary, attention)
+        if self._after_attention is not None:
+            added = elementwise.norm(added, self._after_attention)
+        assert self._before_mlp is not None
+        hidden, tokens = elementwise.add_norm(hidden, added, self._before_mlp)
+        gated = elementwise.gate(self._gate.forward(tokens), self._up.forward(tokens), self._activation)
+        added = self._down.forward(gated)
+        if self._after_mlp is not None:
+            added = elementwise.norm(added, self._after_mlp)
         return hidden + added
 
     def _attend(self, tokens: Tensor, rotary: tuple[Tensor, Tensor], attention: LayerAttention) -> Tensor:
@@ -44,42 +66,39 @@ class DirectLayer:
         query, key = self._query.forward(tokens).view(shape), self._key.forward(tokens).view(shape)
         value = self._value.forward(tokens).view(shape).transpose(1, 2)
         if self._query_norm is not None and self._key_norm is not None:
-            query, key = self._query_norm(query), self._key_norm(key)
-        cos, sin = rotary[0][:, :, None], rotary[1][:, :, None]
-        query, key = _rotate(query, cos, sin).transpose(1, 2), _rotate(key, cos, sin).transpose(1, 2)
-        attended = attention(self._index, query, key, value, self._scaling)
+            query = self._elementwise.norm(query, self._query_norm)
+            key = self._elementwise.norm(key, self._key_norm)
+        query, key = self._elementwise.rotate(query, key, *rotary)
+        attended = attention(self._index, query.transpose(1, 2), key.transpose(1, 2), value, self._scaling)
         output: Tensor = self._output.forward(attended.transpose(1, 2).reshape(*tokens.shape[:2], -1))
         return output
 
 
-class _RMSNorm:
-    """A model's RMSNorm, in five operations instead of eight; statistics in float32."""
-
-    def __init__(self, norm: Any) -> None:
-        self._weight: Tensor = norm.weight
-        self._epsilon = torch.tensor(norm.variance_epsilon)
-        self._share = 1 / norm.weight.shape[0]
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """[..., D] to [..., D]."""
-        length = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.addcmul(self._epsilon, length, length, value=self._share).rsqrt_()
-        return (tokens * scale).to(tokens.dtype).mul_(self._weight)
-
-
-def _optional_norm(attention: Any, name: str) -> _RMSNorm | None:
-    norm = getattr(attention, name, None)
-    return None if norm is None else _RMSNorm(norm)
-
-
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate heads [B, T, H, d]: dimension i goes with i + d/2."""
-    low, high = heads.chunk(2, dim=-1)
-    return torch.addcmul(heads * cos, torch.cat((-high, low), dim=-1), sin)
+def _optional_norm(module: Any, name: str) -> RMSNorm | None:
+    norm = getattr(module, name, None)
+    return None if norm is None else RMSNorm.of(norm)
 
 
 def direct_layers(layers: nn.ModuleList, device: torch.device) -> list[DirectLayer] | None:
-    """Return a model's layers to be called directly; None if they are not on a CPU, or not all of this shape."""
-    if device.type != "cpu" or any(type(layer).__name__ not in _OF_THIS_SHAPE for layer in layers):
+    """Return a model's layers to be called directly; None if not all are of this shape, or nothing is gained."""
+    elementwise = elementwise_for(device)
+    if elementwise is None or any(type(layer).__name__ not in _OF_THIS_SHAPE for layer in layers):
         return None
-    return [DirectLayer(layer) for layer in layers]
+    direct = []
+    for layer in layers:
+        if (activation := activation_of(layer.mlp.act_fn)) is None:  # type: ignore[union-attr]
+            return None
+        direct.append(DirectLayer(layer, activation, elementwise))
+    return direct
+
+
+def elementwise_for(device: torch.device) -> Elementwise | None:
+    """Return what is quickest on a device; None for transformers' own."""
+    if device.type == "cpu":
+        return TorchElementwise()
+    if device.type != "cuda" or find_spec("triton") is None or not triton_driver.prepare():
+        return None
+    # Not at the top: Triton is there with CUDA builds of torch only.
+    from common.model.fused import FusedElementwise  # noqa: PLC0415
+
+    return FusedElementwise()

@@ -7,8 +7,8 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from common.errors import ModelLoadError
+from common.model import triton_driver
 from common.model.decoder import DecoderModel
-from services.decode import triton_driver
 from services.decode.pool import KVPool, SequenceKV
 
 Backend = Literal["auto", "sdpa", "paged"]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from common.errors import ModelLoadError
+from common.model import direct_layer
 from common.model.decoder import DecoderModel
 from services.decode.answer import Answer
 from services.decode.backend import Backend
@@ -28,6 +29,7 @@ from tests.families import tiny_model
 if find_spec("triton") is None:
     pytest.skip("Triton is not there for this platform", allow_module_level=True)
 
+from common.model.fused import FusedElementwise
 from services.decode.paged_attention import num_splits, paged_attention, store_newest
 from services.decode.step_plan import StepPlan
 
@@ -151,8 +153,15 @@ class TestKernels:
         torch.testing.assert_close(case.keys, keys, rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(case.values, values, rtol=0, atol=0, equal_nan=True)
 
-    def test_shares_depend_on_the_longest_table_only(self) -> None:
-        assert [num_splits(blocks) for blocks in (16, 32, 256, 1024, 8192)] == [1, 2, 16, 64, 64]
+    def test_a_sequence_alone_is_cut_into_as_many_shares_as_its_length_allows(self) -> None:
+        assert [num_splits(blocks, 1, 8, 132) for blocks in (16, 32, 256, 1024, 8192)] == [1, 2, 16, 64, 64]
+
+    def test_a_batch_is_cut_into_no_more_than_keep_the_gpu_busy(self) -> None:
+        assert [num_splits(1024, rows, 8, 132) for rows in (2, 4, 8)] == [32, 16, 8]
+        assert [num_splits(64, rows, 8, 132) for rows in (8, 16, 64)] == [4, 4, 1]
+
+    def test_long_tables_are_cut_in_a_large_batch_too(self) -> None:
+        assert [num_splits(blocks, 64, 8, 132) for blocks in (16, 256, 2048, 8192)] == [1, 2, 16, 64]
 
     @interpreted
     def test_the_kernels_compile_for_gpus(self) -> None:
@@ -264,6 +273,20 @@ class TestEngine:
         model = model_on(device, family)
         expected, expected_logits = decode(model, "sdpa", monkeypatch)
         answers, logits = decode(model, "paged", monkeypatch)
+        assert answers == expected
+        torch.testing.assert_close(logits, expected_logits, rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize("device", DEVICES)
+    @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"])
+    def test_answers_of_fused_layers_are_those_of_transformers_layers(
+        self, device: str, family: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(direct_layer, "elementwise_for", lambda device: FusedElementwise())
+        model = model_on(device, family)
+        assert model._direct is not None
+        answers, logits = decode(model, "paged", monkeypatch)
+        monkeypatch.setattr(model, "_direct", None)
+        expected, expected_logits = decode(model, "sdpa", monkeypatch)
         assert answers == expected
         torch.testing.assert_close(logits, expected_logits, rtol=1e-3, atol=1e-3)
 

@@ -9,7 +9,7 @@ import pytest
 import triton
 from triton.runtime.build import compile_module_from_src
 
-from services.decode import triton_driver
+from common.model import triton_driver
 
 MODULE = """
 #include <Python.h>
