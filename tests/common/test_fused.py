@@ -58,8 +58,7 @@ def make_norm(form: str, size: int, device: str, dtype: torch.dtype) -> torch.nn
 
 @pytest.mark.parametrize("form", ["llama", "gemma"])
 @pytest.mark.parametrize("size", [64, 576, 3840, 4096])
-@pytest.mark.parametrize("rows", [1, 3, 64])
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(("rows", "apart"), [(1, False), (3, True), (64, False)])
 def test_a_norm_is_that_of_transformers(
     rows: int, size: int, form: str, apart: bool, elementwise: Elementwise, device: str, dtype: torch.dtype
 ) -> None:
@@ -116,8 +115,7 @@ def test_heads_are_rotated_as_by_transformers(
 
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 @pytest.mark.parametrize("size", [96, 1536, 14336])
-@pytest.mark.parametrize("rows", [1, 3, 64])
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(("rows", "apart"), [(1, False), (3, True), (64, False)])
 def test_a_gate_is_activated_and_multiplied(
     rows: int, size: int, activation: str, apart: bool, elementwise: Elementwise, device: str, dtype: torch.dtype
 ) -> None:
