@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from benchmarks.gpu.prompts import longest, longest_whole, prompts
 from benchmarks.gpu.rows import check
 from benchmarks.gpu.scale import Scale
+from benchmarks.gpu.splits import splits
 from benchmarks.gpu.steps import steps
 from benchmarks.gpu.streams import streams
 from benchmarks.gpu.truth import truth
@@ -47,11 +48,12 @@ def marked_tests(_: Scale) -> Iterator[Row]:
 
 
 PARTS = {
-    "tests": Part(marked_tests, 130),
-    "truth": Part(truth, 60),
-    "steps": Part(steps, 90),
-    "prompts": Part(prompts, 110),
-    "streams": Part(streams, 70),
+    "truth": Part(truth, 50),
+    "splits": Part(splits, 20),
+    "steps": Part(steps, 50),
+    "prompts": Part(prompts, 100),
+    "streams": Part(streams, 60),
     "longest": Part(longest, 50),
+    "tests": Part(marked_tests, 110),
     "longest-whole": Part(longest_whole, 130),
 }

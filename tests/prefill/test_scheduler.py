@@ -62,11 +62,11 @@ async def drain(
     priority: int = 0,
     client: int = 0,
 ) -> int:
-    """Read a prompt's events, all or the first few; return how many."""
+    """Read a prompt's events, all or the first few; return how many, but for those that only tell of progress."""
     count = 0
     async with aclosing(scheduler.stream(prompt, of(scheduler, prompt), priority, client=client)) as events:
-        async for _ in events:
-            count += 1
+        async for event in events:
+            count += not event.HasField("progress")
             if count == stop_after:
                 break
     return count
