@@ -52,7 +52,7 @@ PARTS = {
     "splits": Part(splits, 20),
     "steps": Part(steps, 50),
     "prompts": Part(prompts, 100),
-    "streams": Part(streams, 60),
+    "streams": Part(streams, 100),
     "longest": Part(longest, 50),
     "tests": Part(marked_tests, 110),
     "longest-whole": Part(longest_whole, 130),

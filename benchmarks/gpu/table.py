@@ -13,6 +13,7 @@ def table(record: Record) -> Iterator[str]:
     yield from _checks(record)
     yield from _prompts(record)
     yield from _steps(record)
+    yield from _splits(record)
     yield from _streams(record)
     minutes = sum(row.samples[0] for row in record.rows if row.name == "part") / 60
     yield ""
@@ -90,6 +91,26 @@ def _steps(record: Record) -> Iterator[str]:
 
 
 _PROFILED = "drawn, top-p"
+
+
+def _splits(record: Record) -> Iterator[str]:
+    rows = [row for row in record.rows if row.name == "attention"]
+    if not rows:
+        return
+    yield ""
+    yield "Decode attention of one layer by the number of shares that each sequence is cut into, in microseconds; the one"
+    yield "that is chosen is bold:"
+    yield ""
+    counts = list(dict.fromkeys(int(str(row.parameters["splits"])) for row in rows))
+    lines = []
+    for batch, kept in dict.fromkeys((row.parameters["batch"], row.parameters["kept"]) for row in rows):
+        line = [str(batch), str(kept)]
+        for count in counts:
+            row = record.find("attention", batch=batch, kept=kept, splits=count)
+            cell = _NOTHING if row is None or row.median is None else f"{1e6 * row.median:.0f}"
+            line.append(f"**{cell}**" if row is not None and row.parameters["chosen"] == count else cell)
+        lines.append(line)
+    yield from _markdown(["batch", "kept tokens", *map(str, counts)], lines)
 
 
 def _streams(record: Record) -> Iterator[str]:

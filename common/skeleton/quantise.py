@@ -26,9 +26,10 @@ def parameters(grouped: Tensor, axis: int, levels: int) -> tuple[Tensor, Tensor]
     Numbers that are not finite give a scale that `are_scales` refuses.
     """
     low, high = grouped.amin(axis, keepdim=True), grouped.amax(axis, keepdim=True)
-    # Two levels are spare: one for the floor in zero, one for rounding. Dividing first keeps the range finite.
-    steps = levels - 2
-    wanted = torch.maximum(high / steps - low / steps, torch.maximum(high, -low) / _LARGEST_ZERO)
+    # Two levels are spare: one for the floor in zero, one for rounding. Scaling first keeps the range finite.
+    # Divisors are tensors: by a number a GPU divides by way of its reciprocal, and scales are to be those of a CPU.
+    steps, largest = (grouped.new_full((), number) for number in (levels - 2, _LARGEST_ZERO))
+    wanted = torch.maximum(high / steps - low / steps, torch.maximum(high, -low) / largest)
     scale = _rounded_up(wanted.clamp_min(_SMALLEST_SCALE))
     return scale, torch.floor(low / scale.float()).to(ZERO_DTYPE)
 

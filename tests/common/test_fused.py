@@ -30,13 +30,21 @@ KINDS = [
     pytest.param("cuda:0", torch.float16, marks=gpu),
     pytest.param("cuda:0", torch.bfloat16, marks=gpu),
 ]
-BOTH = [FusedElementwise(), TorchElementwise()]
 NAN = float("nan")
 
-pytestmark = [
-    pytest.mark.parametrize(("device", "dtype"), KINDS),
-    pytest.mark.parametrize("elementwise", BOTH, ids=lambda one: type(one).__name__),
-]
+pytestmark = pytest.mark.parametrize(
+    ("elementwise", "device", "dtype"),
+    [
+        *(
+            pytest.param(FusedElementwise(), *kind.values, marks=kind.marks, id=f"fused-{kind.values}")
+            for kind in KINDS
+        ),
+        *(
+            pytest.param(TorchElementwise(), "cpu", dtype, id=f"torch-{dtype}")
+            for dtype in (torch.float32, torch.float16)
+        ),
+    ],
+)
 
 
 def close(actual: Tensor, expected: Tensor, roundings: int = 1, floor: float = 1e-6) -> None:
