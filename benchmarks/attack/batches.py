@@ -1,10 +1,9 @@
 """Requests that are allowed each, and take all the room there is: answers, memory, priority, long prompts."""
 
-import asyncio
 import random
 from collections.abc import Callable, Mapping
 
-from benchmarks.attack.wire import Attack, Tally, Target, connection, repeated
+from benchmarks.attack.wire import Attack, Target, left, repeated
 
 _MAX_RUNNING = 64
 """The decode worker's default."""
@@ -45,22 +44,22 @@ def _remembered(text_bytes: int, num_connections: int) -> Callable[[Target], Att
     return make
 
 
-def _left(target: Target) -> Attack:
-    """Requests that are sent and left at once, over and over."""
-    request = target.completion(n=16, max_tokens=200, ignore_eos=True, stream=True)
+def _left(
+    num_connections: int, seconds: float, *, resets: bool = False, **fields: object
+) -> Callable[[Target], Attack]:
+    """Requests that are sent and left after a time, over and over; who closes does not say whether it still reads."""
 
-    async def one(tally: Tally) -> None:
-        while True:
-            async with connection(target.host, target.port) as (_, writer):
-                writer.write(request)
-                await writer.drain()
-                await asyncio.sleep(0.05)
-            tally["left"] += 1
+    def make(target: Target) -> Attack:
+        request = target.completion(**{"n": 16, "max_tokens": 200, "ignore_eos": True, "stream": True, **fields})
+        return left(target, request, num_connections, seconds, resets=resets)
 
-    async def attack(tally: Tally) -> None:
-        await asyncio.gather(*(one(tally) for _ in range(8)))
+    return make
 
-    return attack
+
+def _left_before_the_body(target: Target) -> Attack:
+    """Heads that ask whether to go on with a body, and do not."""
+    head = target.head("/v1/completions", 1000).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+    return left(target, head, 800, seconds=None)
 
 
 BATCHES: Mapping[str, Callable[[Target], Attack]] = {
@@ -77,5 +76,11 @@ BATCHES: Mapping[str, Callable[[Target], Attack]] = {
     ),
     "metadata-12-mb-five": _remembered(12_000_000, 5),
     "metadata-12-mb-twenty": _remembered(12_000_000, 20),
-    "asked-and-left": _left,
+    "asked-and-left": _left(8, 0.05, resets=True),
+    "asked-and-left-at-once": _left(60, 0.001, prompt="x y z " * 300, n=8),
+    "asked-little-and-left-at-once": _left(8, 0.001, n=1, max_tokens=1),
+    "asked-and-left-soon": _left(60, 0.25, n=8, max_tokens=300),
+    "left-before-the-body": _left_before_the_body,
+    "n-16-from-a-hundred": _answers(16, 100),
+    "logprobs-n16-from-a-hundred": _answers(16, 100, logprobs=20),
 }

@@ -137,6 +137,36 @@ def repeated(target: Target, requests: list[bytes], num_connections: int = 1) ->
     return attack
 
 
+def left(
+    target: Target, request: bytes, num_connections: int, seconds: float | None, *, resets: bool = False
+) -> Attack:
+    """Return the attack that sends a request and leaves, over and over, over so many connections at a time.
+
+    It leaves after some seconds, or if None with the first byte that comes; with a reset, or closing its side first.
+    """
+
+    async def one(tally: Tally) -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(target.host, target.port)
+                writer.write(request)
+                await writer.drain()
+                await (reader.read(1) if seconds is None else asyncio.sleep(seconds))
+            except OSError:
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            if resets:
+                writer.transport.abort()
+            else:
+                writer.close()
+            tally["left"] += 1
+
+    async def attack(tally: Tally) -> None:
+        await asyncio.gather(*(one(tally) for _ in range(num_connections)))
+
+    return attack
+
+
 def once(target: Target, requests: list[bytes]) -> Attack:
     """Return the attack that sends all these requests side by side, one time."""
 

@@ -98,8 +98,8 @@ def _splits(record: Record) -> Iterator[str]:
     if not rows:
         return
     yield ""
-    yield "Decode attention of one layer by the number of shares that each sequence is cut into, in microseconds; the one"
-    yield "that is chosen is bold:"
+    yield "Decode attention of one layer by the number of shares that each sequence is cut into, in microseconds; the"
+    yield "one that is chosen is bold:"
     yield ""
     counts = list(dict.fromkeys(int(str(row.parameters["splits"])) for row in rows))
     lines = []

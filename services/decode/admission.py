@@ -6,8 +6,10 @@ _PATIENCE_SECONDS, what came later gives way to it. So no request keeps all othe
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from heapq import nsmallest
+from itertools import chain
 from operator import attrgetter
 
 from common.errors import UnavailableError
@@ -68,10 +70,12 @@ class Admission:
         if may_swap_out or len(without) > 1:  # else nobody's place matters
             number({*waiting, *(member.group for member in [*self.resident, *self.swapped])})
             without = nsmallest(_MOST_TRIED, without, key=attrgetter("rank"))
+        too_many: dict[int, int] = {}
         for member in without:
-            needed = self._pool.blocks_needed(_needed(member))
-            if may_swap_out:
-                self._make_way(member, needed)
+            needed, client = self._pool.blocks_needed(_needed(member)), member.group.client
+            # Those of the same client that come later have fewer behind them who would give way.
+            if may_swap_out and needed < too_many.get(client, needed + 1) and not self._make_way(member, needed):
+                too_many[client] = needed
             if needed <= self._pool.allocator.num_free:
                 self._bring_in(member)
 
@@ -90,15 +94,21 @@ class Admission:
             if now - group.idle_since > _PATIENCE_SECONDS:
                 group.is_overdue = True
 
-    def _make_way(self, member: Member, needed: int) -> None:
-        """Have those give way who must, the last first, if it is enough together."""
-        yielding = sorted((m for m in self.resident if _may_move(m) and m.yields_to(member)), key=attrgetter("rank"))
+    def _make_way(self, member: Member, needed: int) -> bool:
+        """Have those give way who must, the last first, if it is enough together; tell whether it is."""
         allocator = self._pool.allocator
-        freed = allocator.num_freed([block for m in yielding for block in _blocks(m)])
-        if allocator.num_free + freed < needed:
-            return
-        while needed > allocator.num_free:
-            self._give_up(yielding.pop())
+        if needed <= (free := allocator.num_free):
+            return True
+        yielding = sorted((m for m in self.resident if _may_move(m) and m.yields_to(member)), key=attrgetter("rank"))
+        leaving, given_back = list[Member](), Counter[int]()
+        while free < needed and yielding:
+            leaving.append(yielding.pop())
+            free += allocator.num_freed(_blocks(leaving[-1]), given_back)
+        if free < needed:
+            return False
+        for last in leaving:
+            self._give_up(last)
+        return True
 
     def _bring_in(self, member: Member) -> None:
         if member.swapped is None:
@@ -162,6 +172,6 @@ def _may_move(member: Member) -> bool:
     return member.sequence is not None
 
 
-def _blocks(member: Member) -> Iterable[int]:
+def _blocks(member: Member) -> list[int]:
     assert member.kv is not None
-    return (block for table in member.kv.tables for block in table.blocks)
+    return list(chain.from_iterable(table.blocks for table in member.kv.tables))

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 
 class BlockAllocator:
@@ -42,9 +42,14 @@ class BlockAllocator:
         for start, end in _runs(self._let_go(blocks)):
             self._give_back(start, end)
 
-    def num_freed(self, blocks: Iterable[int]) -> int:
-        """Return how many blocks are free once these are given back, each as often as it is named."""
-        return sum(number >= self._num_holders.get(block, 1) for block, number in Counter(blocks).items())
+    def num_freed(self, blocks: list[int], before: Counter[int]) -> int:
+        """Return how many more blocks are free once one holder gives these back, after those who gave back `before`.
+
+        `before` counts how often each shared block is given back; it goes on with these.
+        """
+        shared = self._num_holders.keys() & blocks
+        before.update(shared)
+        return len(blocks) - sum(before[block] < self._num_holders[block] for block in shared)
 
     def audit(self, held: list[int]) -> None:
         """Raise RuntimeError unless the blocks `held` and the free ones are all there are, each as often as known."""

@@ -8,7 +8,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-_FIRST_WAIT_SECONDS = 0.25
+_FIRST_WAIT_SECONDS = 0.02
 _LONGEST_WAIT_SECONDS = 60.0
 
 

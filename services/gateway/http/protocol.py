@@ -19,6 +19,9 @@ from services.gateway.http.handshakes import Handshake
 from services.gateway.http.strict_http import StrictConnection
 from services.gateway.http.turns import HeldFlow, Turns
 
+_MAX_UNREAD_BYTES = 64 * 1024
+"""Of a connection that waits for its first turn."""
+
 logger = logging.getLogger(__name__)
 _errors = logging.getLogger("uvicorn.error.protocol")
 _errors.setLevel(logging.ERROR)  # its warnings are of clients' doings, as many as they like, with advice for others
@@ -97,6 +100,7 @@ class BoundedProtocol(H11Protocol):
         self._sending = _Timer(self.loop, self._limits.send_seconds, self._on_unread)
         self._probe: Probe | None = None
         self._unsent_bytes = 0
+        self._has_begun = False
         self.phase_began = self.loop.time()
         self.network = ""
 
@@ -111,6 +115,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self.flow = HeldFlow(transport)
         self.network = network_of(self.client[0]) if self.client else ""
+        self._has_begun = not self._turns.needed(self.network)
         self._receiving.start()
         if self.handshake is not None:
             self._crowd.leave(self.handshake)
@@ -126,7 +131,9 @@ class BoundedProtocol(H11Protocol):
         """Go through what was received, as far as it goes before the next turn."""
         if self.flow.is_held:
             return
-        if self.conn.is_pipelining:
+        if not self._has_begun:
+            self._await_first_turn()
+        elif self.conn.is_pipelining:
             self._hold_next_request()
         else:
             self._handle_events()
@@ -140,7 +147,7 @@ class BoundedProtocol(H11Protocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
         """Go on with an answer whose client has closed its side only; tell whether the connection stays."""
-        if is_ssl(self.transport) or not self._is_answering:  # asyncio knows no half-closed TLS
+        if is_ssl(self.transport) or not (self._is_answering or self._awaits_turn):  # asyncio has no half-closed TLS
             self._await_reader()
             return False
         if self._probe is None:
@@ -211,10 +218,21 @@ class BoundedProtocol(H11Protocol):
         return state is h11.IDLE or (state is h11.SEND_BODY and self.conn.our_state is h11.DONE)
 
     @property
+    def _awaits_turn(self) -> bool:
+        """Whether a request is here that has not begun."""
+        return self.conn.their_state is h11.IDLE and (self.flow.is_held or (not self._has_begun and self.conn.has_head))
+
+    @property
     def _is_answering(self) -> bool:
         """Whether a request is here as a whole, and its answer is not given as a whole."""
         answering = self.cycle is not None and not self.cycle.response_complete
         return answering and self.conn.their_state is not h11.SEND_BODY
+
+    def _await_first_turn(self) -> None:
+        """Have a new connection wait for its turn. It is read on meanwhile, which tells whether its client stays."""
+        if self.conn.num_unread > _MAX_UNREAD_BYTES:
+            self.flow.hold()
+        self._await_turn()
 
     def _hold_next_request(self) -> None:
         """Let a pipelined request wait for its turn, and that wait until the answers before it are on their way."""
@@ -230,7 +248,7 @@ class BoundedProtocol(H11Protocol):
         """Take the turn: begin the next request, or read more of a body."""
         if self.transport.is_closing():
             return
-        self.flow.is_held = False
+        self.flow.is_held, self._has_begun = False, True
         self.transport.set_write_buffer_limits()
         self.conn.take_turn()
         before = self.conn.their_state
@@ -245,14 +263,14 @@ class BoundedProtocol(H11Protocol):
         """Take the time of what the client does now; its state was `before`."""
         if self.conn.their_state is not before:
             self._begin_phase()
-        if self._is_behind and not (self.flow.is_held and self.conn.their_state is h11.IDLE):
+        if self._is_behind and not self._awaits_turn:
             self._receiving.start()
         else:
             self._receiving.stop()
 
     def _end_behind_last_answer(self) -> None:
         """Close the connection of a client that sends no more, once all of its requests are answered."""
-        if self.flow.is_held:
+        if self.flow.is_held or not self._has_begun:
             return
         if not self._is_answering:
             self.transport.close()

@@ -49,6 +49,16 @@ class StrictConnection(h11.Connection):
         return len(self._receive_buffer) > 0
 
     @property
+    def has_head(self) -> bool:
+        """Whether a request's head, at least, was received and is not read yet."""
+        return _HEAD_END.search(self._receive_buffer._data) is not None
+
+    @property
+    def num_unread(self) -> int:
+        """Bytes that were received and are not read yet."""
+        return len(self._receive_buffer)
+
+    @property
     def is_pipelining(self) -> bool:
         """Whether more was received than a first request without a body."""
         data = self._receive_buffer._data
@@ -81,7 +91,7 @@ class StrictConnection(h11.Connection):
 
         These are the status line's beginning and, between two chunks, a leading zero of the next one's size.
         """
-        if self.our_state is h11.SEND_RESPONSE:
+        if self.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             byte = _STATUS_LINE_START[self._sent_ahead : self._sent_ahead + 1]
         else:
             is_chunked = self.our_state is h11.SEND_BODY and isinstance(self._writer, ChunkedWriter)

@@ -5,12 +5,16 @@ thousand things before it looks at anybody else.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Hashable
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
 _PAUSE_SECONDS = 0.005
 """Between two turns, each of which takes about a millisecond: together they get a fifth of the loop."""
+_WITHOUT_TURN = 64
+"""New connections of a network that go on at once in a second. Who opens them faster than the loop gets through their
+requests, and leaves, would have everybody else's wait behind requests that nobody wants any more."""
 
 
 class Turns:
@@ -20,6 +24,17 @@ class Turns:
         self._waiting: dict[str, dict[Hashable, Callable[[], None]]] = {}  # whose turn is next comes first
         self._timer: asyncio.TimerHandle | None = None
         self._next_at = 0.0
+        self._begun: Counter[str] = Counter()
+        self._second = 0
+
+    def needed(self, network: str) -> bool:
+        """Tell whether a network's new connection has to wait for a turn, as so many of its others have not."""
+        second = int(asyncio.get_running_loop().time())
+        if second != self._second:
+            self._begun.clear()
+            self._second = second
+        self._begun[network] += 1
+        return self._begun[network] > _WITHOUT_TURN
 
     def wait(self, network: str, who: Hashable, action: Callable[[], None]) -> None:
         """Call `action` in turn; one waits for one turn at a time."""

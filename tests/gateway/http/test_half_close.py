@@ -79,3 +79,36 @@ async def test_half_a_request_is_none(start_gateway: StartGateway) -> None:
             client.half_close()
             assert not (await client.rest()).startswith(b"HTTP/1.1 200")
         assert (await gateway.complete()).status_code == 200
+
+
+@pytest.fixture
+def _turns_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every new connection waits for a turn, and turns are rare."""
+    monkeypatch.setattr("services.gateway.http.turns._WITHOUT_TURN", 0)
+    monkeypatch.setattr("services.gateway.http.turns._PAUSE_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("_turns_for_all")
+async def test_what_many_ask_who_leave_at_once_is_not_begun(gateway: Gateway) -> None:
+    async with reachable(gateway) as connect, connect() as other:
+        await other.send(HEALTH)
+        assert await other.status() == 200  # and the next turn is in half a second
+        for _ in range(100):
+            async with connect() as client:
+                await client.send(asking())
+        async with connect() as stayed, asyncio.timeout(5):
+            await stayed.send(asking())
+            assert await stayed.status() == 200
+    assert len(gateway.decode.requests) == 1
+
+
+@pytest.mark.usefixtures("_turns_for_all")
+@pytest.mark.parametrize("request_bytes", [HEALTH, asking(), asking() + HEALTH])
+async def test_who_waits_for_a_turn_may_close_its_side(gateway: Gateway, request_bytes: bytes) -> None:
+    async with reachable(gateway) as connect, connect() as other:
+        await other.send(HEALTH)
+        assert await other.status() == 200
+        async with connect() as client:
+            await client.send(request_bytes)
+            client.half_close()
+            assert (await client.rest()).count(b"HTTP/1.1 200 OK\r\n") == request_bytes.count(b"HTTP/1.1")
