@@ -24,7 +24,7 @@ class FairBound:
 
     def excess(self, amount: int, client: int) -> int:
         """Return how much has to be given back before a client may take an amount; 0 if it may at once."""
-        free_for_others = -(-(self._held[client] + amount) // _TIMES_FREE) if self._held[client] else 0
+        free_for_others = (self._held[client] + amount) // _TIMES_FREE if self._held[client] else 0
         return max(0, amount + free_for_others - (self._most - self.total))
 
     def take(self, amount: int, client: int) -> None:

@@ -31,12 +31,12 @@ def test_many_clients_have_equal_shares() -> None:
     assert bound.total >= 0.98 * 900
 
 
-def test_of_a_small_bound_one_leaves_something_too() -> None:
-    assert fill(FairBound(1), 1) == 1
-    for most in range(2, 9):
-        bound = FairBound(most)
-        assert fill(bound, 1) == most - 1
-        assert fill(bound, 2) == 1
+def test_of_eight_one_leaves_one_and_less_can_be_used_by_one() -> None:
+    for most in range(1, 8):
+        assert fill(FairBound(most), 1) == most
+    bound = FairBound(8)
+    assert fill(bound, 1) == 7
+    assert fill(bound, 2) == 1
 
 
 def test_large_amounts_leave_others_their_part_as_small_ones_do() -> None:

@@ -327,6 +327,7 @@ async def test_a_client_leaves_others_room_for_their_grammars(
     server: GrammarServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.decode.grammar._MAX_PROCESSES", 2)
+    monkeypatch.setattr("common.fair_bound._TIMES_FREE", 1)
     compiler = GrammarCompiler(server)
     one, other = (partial(compiler.matchers, regex_grammar(f"{letter}+"), 8, [[]]) for letter in "ab")
     async with one(0), one(0):

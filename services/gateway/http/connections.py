@@ -14,6 +14,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from services.gateway.http.crowding import Crowd
 from services.gateway.http.handshakes import TlsServer
+from services.gateway.http.lines import Lines
 from services.gateway.http.protocol import BoundedProtocol, ConnectionLimits
 from services.gateway.http.turns import Turns
 from services.gateway.settings import GatewaySettings
@@ -62,6 +63,7 @@ class ServerConfig(uvicorn.Config):
             send_seconds=settings.send_timeout_seconds,
         )
         self.turns = Turns()
+        self.lines = Lines(settings.all_api_keys)
         self.crowd = Crowd(settings.max_connections)
 
     def load(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -16,7 +15,9 @@ from uvicorn.server import ServerState
 from services.gateway.http.crowding import Crowd, network_of
 from services.gateway.http.half_close import Probe
 from services.gateway.http.handshakes import Handshake
+from services.gateway.http.lines import Lines
 from services.gateway.http.strict_http import StrictConnection
+from services.gateway.http.timer import Timer
 from services.gateway.http.turns import HeldFlow, Turns
 
 _MAX_UNREAD_BYTES = 64 * 1024
@@ -47,29 +48,8 @@ class LimitingConfig(Protocol):
 
     limits: ConnectionLimits
     turns: Turns
+    lines: Lines
     crowd: Crowd
-
-
-class _Timer:
-    """Does something after a time, unless it is stopped."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], None]) -> None:
-        self._loop, self._seconds, self._action = loop, seconds, action
-        self._handle: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """Begin to count, unless it does already."""
-        if self._handle is None:
-            self._handle = self._loop.call_later(self._seconds, self._ring)
-
-    def stop(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-
-    def _ring(self) -> None:
-        self._handle = None
-        self._action()
 
 
 class BoundedProtocol(H11Protocol):
@@ -93,13 +73,15 @@ class BoundedProtocol(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self.logger = _errors
         limiting = cast(LimitingConfig, config)
-        self._limits, self._turns, self._crowd = limiting.limits, limiting.turns, limiting.crowd
+        self._limits, self._crowd = limiting.limits, limiting.crowd
+        self._turns, self._lines = limiting.turns, limiting.lines
         self.flow: HeldFlow
         self.conn: StrictConnection = StrictConnection(self._limits.max_head_bytes)
-        self._receiving = _Timer(self.loop, self._limits.header_seconds, self._on_too_slow)
-        self._sending = _Timer(self.loop, self._limits.send_seconds, self._on_unread)
+        self._receiving = Timer(self.loop, self._limits.header_seconds, self._on_too_slow)
+        self._sending = Timer(self.loop, self._limits.send_seconds, self._on_unread)
         self._probe: Probe | None = None
         self._unsent_bytes = 0
+        self._line: str | None = None
         self._has_begun = False
         self.phase_began = self.loop.time()
         self.network = ""
@@ -115,7 +97,6 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self.flow = HeldFlow(transport)
         self.network = network_of(self.client[0]) if self.client else ""
-        self._has_begun = not self._turns.needed(self.network)
         self._receiving.start()
         if self.handshake is not None:
             self._crowd.leave(self.handshake)
@@ -131,7 +112,10 @@ class BoundedProtocol(H11Protocol):
         """Go through what was received, as far as it goes before the next turn."""
         if self.flow.is_held:
             return
-        if not self._has_begun:
+        if self._line is None and self.conn.has_head:
+            self._line = self._lines.of(self.network, self.conn.head)
+            self._has_begun = not self._turns.needed(self._line)
+        if self._awaits_turn:
             self._await_first_turn()
         elif self.conn.is_pipelining:
             self._hold_next_request()
@@ -207,7 +191,7 @@ class BoundedProtocol(H11Protocol):
         for timer in (self._receiving, self._sending, self._probe):
             if timer is not None:
                 timer.stop()
-        self._turns.leave(self.network, self)
+        self._turns.leave(self._line or self.network, self)
         self._crowd.leave(self)
         super().connection_lost(exc)
 
@@ -242,7 +226,7 @@ class BoundedProtocol(H11Protocol):
             self._await_turn()
 
     def _await_turn(self) -> None:
-        self._turns.wait(self.network, self, self._go_on)
+        self._turns.wait(self._line or self.network, self, self._go_on)
 
     def _go_on(self) -> None:
         """Take the turn: begin the next request, or read more of a body."""
@@ -270,7 +254,7 @@ class BoundedProtocol(H11Protocol):
 
     def _end_behind_last_answer(self) -> None:
         """Close the connection of a client that sends no more, once all of its requests are answered."""
-        if self.flow.is_held or not self._has_begun:
+        if self.flow.is_held or self._awaits_turn:
             return
         if not self._is_answering:
             self.transport.close()

@@ -54,6 +54,12 @@ class StrictConnection(h11.Connection):
         return _HEAD_END.search(self._receive_buffer._data) is not None
 
     @property
+    def head(self) -> bytes:
+        """The head of the request that is to be read next; empty if it is not whole."""
+        end = _HEAD_END.search(self._receive_buffer._data)
+        return b"" if end is None else bytes(self._receive_buffer._data[: end.end()])
+
+    @property
     def num_unread(self) -> int:
         """Bytes that were received and are not read yet."""
         return len(self._receive_buffer)

@@ -12,13 +12,13 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 _PAUSE_SECONDS = 0.005
 """Between two turns, each of which takes about a millisecond: together they get a fifth of the loop."""
-_WITHOUT_TURN = 64
-"""New connections of a network that go on at once in a second. Who opens them faster than the loop gets through their
+_WITHOUT_TURN = 32
+"""New connections of a line that go on at once in a second. Who opens them faster than the loop gets through their
 requests, and leaves, would have everybody else's wait behind requests that nobody wants any more."""
 
 
 class Turns:
-    """Those that wait for one, of all connections. Networks have equal shares, and so have the waiters of one."""
+    """Those that wait for one, of all connections. Lines have equal shares, and so have the waiters of one."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, dict[Hashable, Callable[[], None]]] = {}  # whose turn is next comes first
@@ -27,26 +27,26 @@ class Turns:
         self._begun: Counter[str] = Counter()
         self._second = 0
 
-    def needed(self, network: str) -> bool:
-        """Tell whether a network's new connection has to wait for a turn, as so many of its others have not."""
+    def needed(self, line: str) -> bool:
+        """Tell whether a line's new connection has to wait for a turn, as so many of its others have not."""
         second = int(asyncio.get_running_loop().time())
         if second != self._second:
             self._begun.clear()
             self._second = second
-        self._begun[network] += 1
-        return self._begun[network] > _WITHOUT_TURN
+        self._begun[line] += 1
+        return self._begun[line] > _WITHOUT_TURN
 
-    def wait(self, network: str, who: Hashable, action: Callable[[], None]) -> None:
+    def wait(self, line: str, who: Hashable, action: Callable[[], None]) -> None:
         """Call `action` in turn; one waits for one turn at a time."""
-        self._waiting.setdefault(network, {}).setdefault(who, action)
+        self._waiting.setdefault(line, {}).setdefault(who, action)
         self._set_timer()
 
-    def leave(self, network: str, who: Hashable) -> None:
+    def leave(self, line: str, who: Hashable) -> None:
         """Wait no more."""
-        if waiters := self._waiting.get(network):
+        if waiters := self._waiting.get(line):
             waiters.pop(who, None)
             if not waiters:
-                del self._waiting[network]
+                del self._waiting[line]
 
     def _set_timer(self) -> None:
         if self._timer is None and self._waiting:
@@ -57,11 +57,11 @@ class Turns:
         if not self._waiting:
             return
         self._next_at = asyncio.get_running_loop().time() + _PAUSE_SECONDS
-        network = next(iter(self._waiting))
-        waiters = self._waiting.pop(network)
+        line = next(iter(self._waiting))
+        waiters = self._waiting.pop(line)
         action = waiters.pop(next(iter(waiters)))
         if waiters:
-            self._waiting[network] = waiters
+            self._waiting[line] = waiters
         self._set_timer()
         action()
 
