@@ -1,5 +1,7 @@
 """Grammars as the worker has them: what an answer may go on with comes from the process that follows its grammar."""
 
+import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,6 +12,8 @@ from common.fair_bound import FairBound
 from services.decode.grammar_process import GrammarProcess, GrammarServer
 
 _MAX_PROCESSES = 64
+_IDLE_SECONDS = 60.0
+"""For which a process is kept that nobody uses: the same grammar often comes again, and each takes some 15 MB."""
 _MAX_REFUSED = 256
 
 
@@ -98,6 +102,16 @@ class GrammarCompiler:
         process.num_users -= 1
         if not process.num_users:
             self._forget_use(process)
+            process.idle_since = time.monotonic()
+            asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._end_idle)
+
+    def _end_idle(self) -> None:
+        """End the processes that nobody has used for long."""
+        before = time.monotonic() - 0.99 * _IDLE_SECONDS
+        for grammar, process in list(self._processes.items()):
+            if not process.num_users and process.idle_since < before:
+                del self._processes[grammar]
+                process.kill(GrammarError("nobody uses it"))
 
     def _forget_use(self, process: GrammarProcess) -> None:
         """Count a process no longer: nobody uses it, or it is about to end."""

@@ -106,6 +106,7 @@ class GrammarProcess:
 
     Attributes:
         num_users: requests that have answers in it.
+        idle_since: when the last of them ended, monotonic.
         brought_by: the client of the first of them, for whom it counts; None while nobody uses it.
         is_slow: whether a piece of its work, or all of it together, has taken long; it then runs when nothing else
             wants to. A step of several threads waits for the last of them, so that one that is kept from its processor
@@ -123,6 +124,7 @@ class GrammarProcess:
         self._seconds_owed = 0.0
         self._asking: set[asyncio.Task[tuple[dict[str, Any], bytes]]] = set()
         self.num_users = 0
+        self.idle_since = 0.0
         self.brought_by: int | None = None
         self.is_slow = False
 

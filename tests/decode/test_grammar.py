@@ -323,6 +323,18 @@ async def test_what_was_refused_is_not_compiled_again(workers: Workers, server: 
             await asyncio.sleep(0.01)
 
 
+async def test_a_grammar_that_nobody_uses_ends(
+    workers: Workers, server: GrammarServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.decode.grammar._IDLE_SECONDS", 0.2)
+    for _ in range(2):
+        assert await workers.tokens(request(workers, regex_grammar("[a-f]{8}")))
+        assert psutil.Process(server.pid).children(), "it is kept for a while"
+        async with asyncio.timeout(10):
+            while psutil.Process(server.pid).children():
+                await asyncio.sleep(0.01)
+
+
 async def test_a_client_leaves_others_room_for_their_grammars(
     server: GrammarServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
