@@ -46,8 +46,8 @@ def check_grammar(grammar: str, param: str | None = None) -> None:
 
 
 def reason_of(message: str) -> str:
-    """Return llguidance's message on one line, without end."""
-    return " ".join(message.split())[:_MAX_REASON_CHARACTERS]
+    """Return llguidance's message on one line, without end, and without its mark that it has more to say."""
+    return " ".join(message.replace("<non-verbose/>", "").split())[:_MAX_REASON_CHARACTERS]
 
 
 def check_cost(grammar: str) -> None:

@@ -36,7 +36,9 @@ class Grammar:
         state = self.start.deep_copy()
         shortest = self.endings.walk(state, _LONGEST_ENDING)
         if state.is_error():
-            raise GrammarError(f"no answer follows the grammar to its end: {reason_of(state.get_error())}")
+            reason = reason_of(state.get_error())
+            problem = "the grammar is too large" if "too many" in reason else "no answer follows the grammar to its end"
+            raise GrammarError(f"{problem}: {reason}")
         watched = 0 if shortest is None else max(_LEAST_WATCHED_TOKENS, 2 * len(shortest))
         object.__setattr__(self, "watched_tokens", watched)
 

@@ -185,6 +185,14 @@ async def test_a_grammar_that_leads_nowhere_is_refused_before_the_first_token(wo
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_a_grammar_that_is_too_large_is_told_from_one_that_leads_nowhere(workers: Workers) -> None:
+    with pytest.raises(
+        grpc.aio.AioRpcError, match="the grammar is too large: lexer error: too many expressions"
+    ) as told:
+        await workers.generate(request(workers, regex_grammar("a{99999999}")))
+    assert "non-verbose" not in str(told.value.details())
+
+
 @pytest.mark.parametrize("max_tokens", [60, 150])
 async def test_an_answer_goes_on_from_tokens_chosen_elsewhere(max_tokens: int, workers: Workers) -> None:
     for seed in range(4):
