@@ -87,8 +87,8 @@ async def test_of_a_crowd_that_pipelines_one_begins_at_a_time(
 
 
 async def test_a_turn_is_waited_for_without_a_limit(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.gateway.http.turns._PAUSE_SECONDS", 0.8)
-    async with reachable(gateway, header_timeout_seconds=0.3) as connect, connect() as one, connect() as other:
+    monkeypatch.setattr("services.gateway.http.turns._PAUSE_SECONDS", 1.3)
+    async with reachable(gateway, header_timeout_seconds=1.0) as connect, connect() as one, connect() as other:
         for client in (one, other):
             await client.send(HEALTH * 2)
         for client in (one, other):
